@@ -1,0 +1,204 @@
+"""``tidegate.toml`` as models (contract, section 6): every key, its default, and what makes it nonsensical.
+
+Unknown keys are refused: a misspelt limit must stop the start, not be ignored. Errors name the key by its path.
+"""
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+
+from schemas.types import Id, read_amount
+
+LADDER = ("micro", "low", "normal", "aggressive")
+ProfileName = Literal["micro", "low", "normal", "aggressive"]
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", re.ASCII)
+_UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_CLOCK_TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])", re.ASCII)
+
+
+def read_duration(value: object) -> int:
+    """``"30s"``, ``"5m"``, ``"24h"`` (also ms, d) as whole milliseconds above 0. Raises ValueError."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("is not a duration; write it as '30s', '5m' or '24h'")
+    milliseconds = Decimal(match[1]) * _UNIT_MS[match[2]]
+    if milliseconds < 1 or milliseconds % 1 or milliseconds > 10**13:
+        raise ValueError("must be at least one whole millisecond and at most 300 years")
+    return int(milliseconds)
+
+
+def read_day_start(value: object) -> int:
+    """``"HH:MM"`` as minutes after local midnight. Raises ValueError."""
+    match = _CLOCK_TIME.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("is not a time of day; write it as '00:00'")
+    return int(match[1]) * 60 + int(match[2])
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError):
+        raise ValueError("is not an IANA time zone; write it as 'Europe/Oslo'") from None
+    return name
+
+
+def _finite(amount: Decimal) -> Decimal:
+    if not amount.is_finite():
+        raise ValueError("must be finite")
+    return amount
+
+
+def _positive(amount: Decimal) -> Decimal:
+    if amount <= 0:
+        raise ValueError("must be above 0")
+    return amount
+
+
+def _at_most_one(amount: Decimal) -> Decimal:
+    if amount > 1:
+        raise ValueError("is a fraction and must be at most 1 (2 % is '0.02')")
+    return amount
+
+
+def _not_negative(amount: Decimal) -> Decimal:
+    if amount < 0:
+        raise ValueError("must not be negative")
+    return amount
+
+
+_Number = Annotated[
+    Decimal,
+    PlainValidator(read_amount),
+    AfterValidator(_finite),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}]}),
+]
+Positive = Annotated[_Number, AfterValidator(_positive)]
+Fraction = Annotated[_Number, AfterValidator(_positive), AfterValidator(_at_most_one)]
+Rate = Annotated[_Number, AfterValidator(_not_negative), AfterValidator(_at_most_one)]
+Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+Flag = Annotated[bool, Field(strict=True)]
+Duration = Annotated[int, PlainValidator(read_duration), WithJsonSchema({"type": "string"})]
+DayStart = Annotated[int, PlainValidator(read_day_start), WithJsonSchema({"type": "string"})]
+Zone = Annotated[Id, AfterValidator(_known_zone)]
+
+
+class Section(BaseModel):
+    """A table of the file; a key that it does not know stops the start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AccountSection(Section):
+    """One account: where it trades, when its day starts, and by which convention its drawdown is measured."""
+
+    exchange: Id | None = None
+    failover: tuple[Id, ...] = ()
+    profile: ProfileName = "micro"
+    timezone: Zone = "UTC"
+    day_start: DayStart = 0
+    currency: Id | None = None
+    base: Literal["equity", "balance", "max"] = "equity"
+    loss_basis: Literal["base", "initial"] = "base"
+    initial_capital: Positive | None = None
+
+    @model_validator(mode="after")
+    def _capital_for_initial(self) -> "AccountSection":
+        if self.loss_basis == "initial" and self.initial_capital is None:
+            raise ValueError("loss_basis = 'initial' needs initial_capital")
+        return self
+
+
+class ProfileSection(Section):
+    """The keys of one capital profile; what is not named keeps its default. Also the rule of policy ``profile/P``."""
+
+    max_daily_drawdown: Fraction | None = None
+    max_weekly_drawdown: Fraction | None = None
+    max_trailing_drawdown: Fraction | None = None
+    max_trade_risk: Fraction | None = None
+    max_leverage: Positive | None = None
+    max_open_positions: Count | None = None
+    spot_only: Flag | None = None
+    headroom: Flag | None = None
+    breach: Literal["reach", "exceed"] | None = None
+    confirmations: Count | None = None
+    warning: tuple[Fraction, ...] | None = None
+
+    def named(self) -> dict[str, Any]:
+        """Only the keys that are given a value, as Python values by name; null is the same as absent."""
+        return {name: value for name in self.model_fields_set if (value := getattr(self, name)) is not None}
+
+
+class ListsSection(Section):
+    """A whitelist (empty: all) and a blacklist (wins). Also the rule of policies ``strategies``, ``strategies/P``."""
+
+    whitelist: tuple[Id, ...] | None = None
+    blacklist: tuple[Id, ...] | None = None
+
+
+class RouteSection(Section):
+    """The account of a strategy's signals that name none, and the venue that they prefer there."""
+
+    account: Id
+    exchange: Id | None = None
+
+
+class StrategiesSection(Section):
+    """Which strategies may trade, by profile, and where they go."""
+
+    blacklist: tuple[Id, ...] = ()
+    micro: ListsSection = ListsSection()
+    low: ListsSection = ListsSection()
+    normal: ListsSection = ListsSection()
+    aggressive: ListsSection = ListsSection()
+    routes: dict[Id, RouteSection] = {}
+
+
+class ControlsSection(Section):
+    """Rules for operators."""
+
+    two_person: Flag = False
+
+
+class RateLimitSection(Section):
+    """At most ``orders`` approvals of one account in ``per``."""
+
+    orders: Count
+    per: Duration
+
+
+class LimitsSection(Section):
+    """Limits that hold for every account. Durations in milliseconds once read."""
+
+    max_pnl_age: Duration = 60_000
+    max_signal_age: Duration = 30_000
+    order_valid: Duration = 30_000
+    dedup_horizon: Duration = 86_400_000
+    max_notional_per_order: Positive | None = None
+    price_collar: Fraction | None = None
+    rate_limit: RateLimitSection | None = None
+
+
+class InstrumentSection(Section):
+    """Contract size and costs of one instrument."""
+
+    multiplier: Positive = Decimal(1)
+    fee_rate: Rate = Decimal(0)
+    slippage: Rate = Decimal(0)
+
+
+class ConfigFile(Section):
+    """The whole file. ``broker`` and what else the shell needs is read by the shell from the environment."""
+
+    clock: Literal["wall", "record"] = "wall"
+    broker: str | None = None
+    accounts: dict[Id, AccountSection] = {}
+    profiles: dict[ProfileName, ProfileSection] = {}
+    strategies: StrategiesSection = StrategiesSection()
+    controls: ControlsSection = ControlsSection()
+    limits: LimitsSection = LimitsSection()
+    instruments: dict[Id, InstrumentSection] = {}

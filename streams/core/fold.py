@@ -1,0 +1,147 @@
+"""One transaction's input folded into what it must make durable (contract, section 1, *basis and the journal*).
+
+The records of a batch are merged by timestamp, each topic in its own offset order: the topic whose next record is
+oldest goes first, ties go to controls, fills, pnl, signals. So inputs and journal reproduce every decision.
+"""
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import orjson
+
+from schemas.types import write_time
+from streams.core.decode import decode
+from streams.core.outputs import SCHEMA_VERSION, dead_letter
+from streams.core.records import INPUTS, Output, Record
+from streams.core.routing import account_of
+from streams.core.rules import Rules
+from streams.core.state import (
+    DECISIONS,
+    NEW_ACCOUNT,
+    OFFSETS_KEY,
+    PARTITION,
+    Account,
+    Change,
+    Remembered,
+    changes_of,
+    encode_state,
+)
+from streams.core.step import Basis, step
+
+FORWARDED = "tidegate-forwarded-from"
+
+
+class Batch(NamedTuple):
+    """One transaction's input of one partition; ``wall_ms`` is the wall clock at its start."""
+
+    partition: int
+    records: Mapping[str, Sequence[Record]]
+    wall_ms: int
+
+
+class View(Protocol):
+    """State as of the partition's last commit."""
+
+    def account(self, account_id: str) -> Account | None:
+        """None: nothing is known of it yet."""
+
+    def remembered(self, key: bytes) -> Remembered | None: ...
+
+    @property
+    def offsets(self) -> Mapping[str, int]:
+        """Last applied offset by topic; a topic not yet read is left out."""
+
+
+class Commit(NamedTuple):
+    """What one transaction makes durable, all or nothing, and the live objects after it."""
+
+    outputs: tuple[Output, ...]
+    changes: tuple[Change, ...]
+    accounts: Mapping[str, Account]
+    journal: bytes
+    offsets: Mapping[str, int]
+    forwarded: int
+
+
+def merge(records: Mapping[str, Sequence[Record]]) -> Iterator[Record]:
+    """The order in which one transaction applies its records."""
+    queues = [records[topic] for topic in INPUTS if records.get(topic)]
+    # heapq.merge compares heads only and is stable, which is the contract's rule even for times out of order.
+    return heapq.merge(*queues, key=lambda record: record.timestamp_ms)
+
+
+def now_of(record: Record, wall_ms: int, rules: Rules) -> int:
+    """Live, the later of the record's timestamp and the wall clock; in replays and demos the record's."""
+    return max(record.timestamp_ms, wall_ms) if rules.clock == "wall" else record.timestamp_ms
+
+
+def fold(batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], int]) -> Commit:
+    """Apply a batch. Raises only what the view raises: a record is answered, whatever it holds."""
+    outputs: list[Output] = []
+    accounts: dict[str, Account] = {}
+    before: dict[str, Account] = {}
+    remembered: dict[bytes, Remembered] = {}
+    offsets = dict(view.offsets)
+    forwarded = 0
+
+    def recall(key: bytes) -> Remembered | None:
+        found = remembered.get(key)
+        return view.remembered(key) if found is None else found
+
+    def basis() -> Basis:
+        return {"partition": batch.partition, "offsets": dict(offsets), "policy_version": rules.version}
+
+    for record in merge(batch.records):
+        offsets[record.topic] = record.offset
+        event = decode(record)
+        account_id = account_of(event, rules)
+        if account_id is not None and partition_of(account_id) != batch.partition:
+            forwarded += 1
+            outputs.append(_forward(record, account_id))
+            continue
+        if account_id is None:
+            account = NEW_ACCOUNT
+        elif account_id in accounts:
+            account = accounts[account_id]
+        else:
+            account = view.account(account_id) or NEW_ACCOUNT
+            before[account_id] = account
+        done = step(event, account_id, account, recall, rules, now_of(record, batch.wall_ms, rules), basis)
+        if account_id is not None:
+            accounts[account_id] = done.account
+        remembered.update(done.remember)
+        outputs += done.outputs
+    changes = [
+        change
+        for account_id, account in before.items()
+        for change in changes_of(account_id, account, accounts[account_id])
+    ]
+    changes += [Change(DECISIONS, key, encode_state(memory)) for key, memory in remembered.items()]
+    changes.append(Change(PARTITION, OFFSETS_KEY, orjson.dumps({"v": 1, "offsets": offsets})))
+    return Commit(tuple(outputs), tuple(changes), accounts, _journal(batch, rules), offsets, forwarded)
+
+
+def _forward(record: Record, account_id: str) -> Output:
+    """Send a record to the partition that owns its account, once: a second time, two workers' routes disagree."""
+    origin = f"{record.topic}/{record.partition}/{record.offset}"
+    if any(name == FORWARDED for name, _ in record.headers):
+        detail = f"account_id {account_id!r}: forwarded already and still on the wrong partition; align the routes"
+        return dead_letter(record, "UNKNOWN_ACCOUNT", detail, account_id=account_id)
+    headers = (*record.headers, (FORWARDED, origin.encode()))
+    return Output(record.topic, account_id.encode(), record.value or b"", headers, record.timestamp_ms)
+
+
+def _journal(batch: Batch, rules: Rules) -> bytes:
+    """What a replay needs besides the inputs: which records made one transaction, its now, the rules in force."""
+    return orjson.dumps(
+        {
+            "partition": batch.partition,
+            "offsets": {
+                topic: [records[0].offset, records[-1].offset] for topic, records in batch.records.items() if records
+            },
+            "now": write_time(batch.wall_ms),
+            "policy_version": rules.version,
+            "schema_version": SCHEMA_VERSION,
+        }
+    )
