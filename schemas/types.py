@@ -8,6 +8,7 @@ the field. Nothing here passes through binary floating point.
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, StringConstraints, WithJsonSchema
@@ -18,6 +19,7 @@ AMOUNT_EXPONENT_MAX = 30
 AMOUNT_PLACES_OUT = 12
 ID_BYTES_MAX = 256
 TEXT_BYTES_MAX = 1024
+TIME_MS_MAX = 32_503_679_999_999  # the end of 2999
 
 _AMOUNT = re.compile(
     r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?|nan|inf(?:inity)?)", re.IGNORECASE | re.ASCII
@@ -64,6 +66,8 @@ def read_amount(value: object) -> Decimal:
     return amount
 
 
+# Limits and marks are written over and over; equal decimals have one writing, so the cache cannot lie.
+@lru_cache(maxsize=8192)
 def write_amount(amount: Decimal) -> str:
     """Plain digits: no exponent, at most 12 places (half-even), no trailing zeros."""
     if not amount.is_finite():
@@ -96,10 +100,14 @@ def read_time(value: object) -> int:
     return milliseconds
 
 
+@lru_cache(maxsize=4096)
 def write_time(milliseconds: int) -> str:
-    """UTC with ``Z``; ``.mmm`` only when it is not zero."""
-    seconds, rest = divmod(milliseconds, 1000)
-    text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    """UTC with ``Z``; ``.mmm`` only when it is not zero.
+
+    A record's own timestamp can be any 64-bit number; outside 1970 to 2999 the nearest time of the range is written.
+    """
+    seconds, rest = divmod(min(max(milliseconds, 0), TIME_MS_MAX), 1000)
+    text = (_EPOCH + timedelta(seconds=seconds)).isoformat()[:19]
     return f"{text}.{rest:03d}Z" if rest else f"{text}Z"
 
 

@@ -35,13 +35,10 @@ def obey(event: Event, account: Account, situation: Situation) -> Outcome:
     remember = (situation.remember("command", command.command_id, command.command_id, situation.now_ms),)
     try:
         _check_form(event)
-        account, notes = _COMMANDS[command.type](command, account, situation)
+        done = _COMMANDS[command.type](command, account, situation)
     except RefusedError as refusal:
         return Outcome(account, (situation.dead_letter("COMMAND_REFUSED", str(refusal)),), remember)
-    return Outcome(account, notes, remember)
-
-
-Done = tuple[Account, tuple[Note, ...]]
+    return done._replace(remember=(*remember, *done.remember))
 
 
 def _check_form(event: Event) -> None:
@@ -66,15 +63,15 @@ def _event(command: Command, situation: Situation, kind: str, order_id: str | No
     return situation.event(kind, command_id=command.command_id, order_id=order_id, detail=who | detail)
 
 
-def _lock(_command: Command, account: Account, situation: Situation) -> Done:
+def _lock(_command: Command, account: Account, situation: Situation) -> Outcome:
     if MANUAL in held(account.standing):
         raise RefusedError("the account is locked manually already; nothing to do")
     standing, lock = with_manual(account.standing, situation.now_ms)
     account = account._replace(standing=standing)
-    return account, (lock_note(situation, account, lock),)
+    return Outcome(account, (lock_note(situation, account, lock),))
 
 
-def _unlock(command: Command, account: Account, situation: Situation) -> Done:
+def _unlock(command: Command, account: Account, situation: Situation) -> Outcome:
     _need_second_operator(command, situation)
     terms, state, reasons = situation.terms, account.drawdown, held(account.standing)
     if not is_locked(account.standing):
@@ -107,7 +104,7 @@ def _unlock(command: Command, account: Account, situation: Situation) -> Done:
     if profile.name != before.name:
         standing = replace(standing, profile=profile.name)
         notes.append(_profile_changed(command, situation, before, profile))
-    return account._replace(standing=standing, drawdown=drawdown.recounted(state)), tuple(notes)
+    return Outcome(account._replace(standing=standing, drawdown=drawdown.recounted(state)), tuple(notes))
 
 
 def _lower_profile(command: Command, before: Profile, situation: Situation) -> Profile:
@@ -127,7 +124,7 @@ def _named_profile(command: Command, situation: Situation) -> Profile:
     return profile
 
 
-def _set_profile(command: Command, account: Account, situation: Situation) -> Done:
+def _set_profile(command: Command, account: Account, situation: Situation) -> Outcome:
     terms, state = situation.terms, account.drawdown
     before, profile = situation.profile_of(account), _named_profile(command, situation)
     rungs = LADDER.index(profile.name) - LADDER.index(before.name)
@@ -148,37 +145,40 @@ def _set_profile(command: Command, account: Account, situation: Situation) -> Do
     standing, added = with_breaches(standing, breached, situation.now_ms)
     account = account._replace(standing=standing)
     locks = (lock_note(situation, account, lock) for lock in added)
-    return account, (*locks, _profile_changed(command, situation, before, profile))
+    return Outcome(account, (*locks, _profile_changed(command, situation, before, profile)))
 
 
 def _profile_changed(command: Command, situation: Situation, before: Profile, after: Profile) -> Note:
     return _event(command, situation, "PROFILE_CHANGED", before=before.name, after=after.name)
 
 
-def _halt(command: Command, account: Account, situation: Situation) -> Done:
+def _halt(command: Command, account: Account, situation: Situation) -> Outcome:
     account = account._replace(standing=replace(account.standing, halted=True))
-    return account, (_event(command, situation, "HALTED"),)
+    return Outcome(account, (_event(command, situation, "HALTED"),))
 
 
-def _resume(command: Command, account: Account, situation: Situation) -> Done:
+def _resume(command: Command, account: Account, situation: Situation) -> Outcome:
     _need_second_operator(command, situation)
     standing = account.standing
     if not (standing.halted or standing.fill_unusable):
         raise RefusedError("nothing is halted; resume ends halt and an unusable fill's state, never a lock")
     account = account._replace(standing=replace(standing, halted=False, fill_unusable=False))
-    return account, (_event(command, situation, "RESUMED", halted=standing.halted, fill=standing.fill_unusable),)
+    note = _event(command, situation, "RESUMED", halted=standing.halted, fill_unusable=standing.fill_unusable)
+    return Outcome(account, (note,))
 
 
-def _release_order(command: Command, account: Account, situation: Situation) -> Done:
+def _release_order(command: Command, account: Account, situation: Situation) -> Outcome:
     order_id = command.order_id
     order = account.orders.open.get(order_id) if order_id is not None else None
     if order_id is None or order is None:
         raise RefusedError(f"order_id {order_id!r} is not an open order of the account; see `tidegate accounts`")
     account = account._replace(orders=without_order(account.orders, order_id))
-    return account, (_event(command, situation, "ORDER_RELEASED", order_id),)
+    # Released is closed: what the venue still reports of it is a LATE_FILL.
+    remember = situation.remember("order", order_id, order_id, situation.now_ms, order)
+    return Outcome(account, (_event(command, situation, "ORDER_RELEASED", order_id),), (remember,))
 
 
-_COMMANDS: dict[str, Callable[[Command, Account, Situation], Done]] = {
+_COMMANDS: dict[str, Callable[[Command, Account, Situation], Outcome]] = {
     "lock": _lock,
     "unlock": _unlock,
     "set_profile": _set_profile,

@@ -56,7 +56,7 @@ def dead_letter_body(
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
-        "timestamp": write_time(max(record.timestamp_ms, 0)),
+        "timestamp": write_time(record.timestamp_ms),
         "key": _readable(record.key),
         "account_id": account_id,
         "first_id": first_id,
