@@ -1,0 +1,48 @@
+# Every command that a person or a machine needs. Python 3.11 is the only thing that must be there before.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+SOURCES := streams schemas infra tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format demo bench broker clean
+
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Create .venv, install Tidegate and a broker (again only when pyproject.toml changes)
+
+# Where Apache Kafka cannot run (no Java 17, no Maven) the emulated broker takes its place.
+$(VENV)/.ready: pyproject.toml
+	@echo "setup: $(VENV) and its packages"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@test -n "$(TIDEGATE_BROKER)" || $(BIN)/python -m infra.jars \
+	    || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,emulator]'
+	@touch $@
+
+test: lint ## Check style and types, run every test
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## Check style and types only
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy
+
+format: setup ## Rewrite the sources in the project's style
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+demo: setup ## Run the whole loop through Kafka on the market data of December 2017
+	@$(BIN)/python -m streams.demo $(DEMO_ARGS)
+
+bench: setup ## Print the benchmark's figures, one JSON line each
+	@$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+
+broker: setup ## Run a throw-away broker until Ctrl-C
+	@$(BIN)/python -m infra.brokers
+
+clean: ## Remove what the other commands made in this checkout
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find $(SOURCES) -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What Tidegate runs on: brokers for tests, demo and benchmarks, container files, dashboards."""
