@@ -42,7 +42,7 @@ def read_day_start(value: object) -> int:
 def _known_zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (OSError, ValueError):
+    except (KeyError, OSError, ValueError):  # ZoneInfoNotFoundError is a KeyError
         raise ValueError("is not an IANA time zone; write it as 'Europe/Oslo'") from None
     return name
 

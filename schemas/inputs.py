@@ -142,6 +142,9 @@ def _say(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if message[:3] not in ("is ", "has"):
         message = "is not usable: " + message[0].lower() + message[1:]
-    shown = repr(first["input"])
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return f"{'[' + place + '] ' if place else ''}{shown} {message}"
+    return f"{'[' + _shortened(place) + '] ' if place else ''}{_shortened(repr(first['input']))} {message}"
+
+
+def _shortened(text: str) -> str:
+    """What a megabyte of input may take of an answer."""
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -177,7 +177,7 @@ class OpenOrder(Written):
     order_id: Id = Field(description="As in its `approved-orders` record.")
     instrument: Id = Field(description="As in the signal.")
     side: Side = Field(description="`buy` or `sell`.")
-    quantity: Amount = Field(description="Left to be filled.")
+    quantity_left: Amount = Field(description="Left to be filled.")
     venue: Id = Field(description="Where it was sent.")
 
 

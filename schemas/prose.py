@@ -47,8 +47,8 @@ READING = """\
 from schemas.outputs import MODELS, ApprovedOrder
 
 order = ApprovedOrder.model_validate_json(message.value)
-order.quantity       # Decimal('0.5')
-order.valid_until    # 1513681230000: milliseconds since 1970, UTC
+order.quantity  # Decimal('0.5')
+order.valid_until  # 1513681230000: milliseconds since 1970, UTC
 
 record = MODELS[message.topic].model_validate_json(message.value)
 ```

@@ -74,10 +74,10 @@ def _with_environment(table: dict[str, Any], env: Mapping[str, str]) -> dict[str
 def _environment_accounts(env: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """``QT_ACCOUNT_<NAME>_EXCHANGE`` and ``…_CAPITAL_PROFILE``; keys and secrets beside them are not touched."""
     accounts: dict[str, dict[str, str]] = {}
-    for variable, value in env.items():
+    for variable in env:
         for suffix, key in _ACCOUNT_KEYS.items():
             name = variable.removeprefix(_ACCOUNT_PREFIX).removesuffix(suffix)
-            if variable == f"{_ACCOUNT_PREFIX}{name}{suffix}" and name and value:
+            if variable == f"{_ACCOUNT_PREFIX}{name}{suffix}" and name and (value := env[variable]):
                 accounts.setdefault(name.lower(), {})[key] = value.lower() if key == "profile" else value
     return accounts
 

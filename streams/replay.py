@@ -5,6 +5,7 @@ in partition 0, and offsets count the lines of each topic from 0. A line that ca
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from streams.core.step import Basis, step
 
 TOPICS = (SIGNALS, FILLS, PNL, CONTROLS, POLICIES)
 _SPACE = " \t\r\n"
-_scan = json.JSONDecoder().raw_decode
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s"{}\[\],:]+')
 
 
 class Line(NamedTuple):
@@ -54,8 +55,8 @@ class Replay:
             return [_unreadable(line, str(error))]
         offset = self._offsets.get(read.topic, -1) + 1
         self._offsets[read.topic] = offset
-        key = None if read.key is None else read.key.encode(errors="surrogatepass")
-        value = None if read.value is None else read.value.encode(errors="surrogatepass")
+        key = None if read.key is None else _bytes(read.key)
+        value = None if read.value is None else _bytes(read.value)
         return self.apply(Record(read.topic, 0, offset, read.timestamp_ms, key, value))
 
     def apply(self, record: Record) -> list[Output]:
@@ -124,7 +125,7 @@ def _split(line: str) -> dict[str, str]:
         while line[at] != "}":
             name, at = scanstring(line, _skip(line, at, '"'), True)
             at = _skip(line, _skip(line, _skip(line, at), ":"))
-            end = _scan(line, at)[1]
+            end = _end_of_value(line, at)
             fields[name] = line[at:end]
             at = _skip(line, end)
             if line[at] != "}":
@@ -139,6 +140,25 @@ def _split(line: str) -> dict[str, str]:
     return fields
 
 
+def _end_of_value(line: str, at: int) -> int:
+    """Where a value ends, by its strings and brackets alone: what is wrong inside is the record's, not the line's.
+
+    Raises ValueError if the line ends first.
+    """
+    depth = 0
+    while True:
+        token = _TOKEN.match(line, at)
+        if token is None:
+            raise ValueError("it ends within a value")
+        at = token.end()
+        depth += (token[0] in ("{", "[")) - (token[0] in ("}", "]"))
+        if depth == 0:
+            return at
+        at = _skip(line, at)
+        while depth and line[at] in ",:":
+            at = _skip(line, at + 1)
+
+
 def _skip(line: str, at: int, expected: str | None = None) -> int:
     """Past white space, and past one expected character if there is one. Raises ValueError, IndexError."""
     while line[at] in _SPACE:
@@ -150,9 +170,17 @@ def _skip(line: str, at: int, expected: str | None = None) -> int:
     return at + 1
 
 
+def _bytes(text: str) -> bytes:
+    """What a line was read from: bytes that are not UTF-8 came in as surrogate escapes and go out as they were."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogatepass")
+
+
 def _unreadable(line: str, fault: str) -> Output:
     """A line that is no record: topic and offset are not known, the payload is the whole line."""
-    record = Record("", 0, 0, 0, None, line.encode(errors="surrogatepass"))
+    record = Record("", 0, 0, 0, None, _bytes(line))
     body = dead_letter_body(record, "MALFORMED", fault, None, None)
     body |= {"topic": None, "partition": None, "offset": None, "timestamp": None, "schema_version": SCHEMA_VERSION}
     return Output(DEAD_LETTERS, None, orjson.dumps(body))

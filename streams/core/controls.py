@@ -20,6 +20,10 @@ from streams.core.lock import held, is_locked, lock_note, unlocked, with_breache
 from streams.core.rules import Profile
 from streams.core.state import Account
 
+# A fault in a field that a command does not use must not stop a lock or a halt.
+_FORM = ("type", "operator", "approved_by", "reason", "issued_at")
+_ARGUMENTS = {"unlock": ("rebase", "profile"), "set_profile": ("profile",), "release_order": ("order_id",)}
+
 
 class RefusedError(Exception):
     """Why a command is not done, in a sentence with the remedy."""
@@ -43,8 +47,9 @@ def obey(event: Event, account: Account, situation: Situation) -> Outcome:
 
 def _check_form(event: Event) -> None:
     command: Command = event.body
-    for field, fault in event.faults.items():
-        raise RefusedError(f"{field} {fault}")
+    for field in (*_FORM, *_ARGUMENTS.get(command.type, ())):
+        if field in event.faults:
+            raise RefusedError(f"{field} {event.faults[field]}")
     for field in ("operator", "reason"):
         if not getattr(command, field):
             raise RefusedError(f"{field} is empty; every command names an operator and a reason")
@@ -81,9 +86,7 @@ def _unlock(command: Command, account: Account, situation: Situation) -> Outcome
     rebase = command.rebase or "keep"
     if rebase == "now":
         if not has_equity(state) or situation.now_ms - state.as_of_ms > situation.rules.limits.max_pnl_age_ms:
-            raise RefusedError(
-                "rebase 'now' needs equity within limits.max_pnl_age; wait for the next pnl update"
-            )
+            raise RefusedError("rebase 'now' needs equity within limits.max_pnl_age; wait for the next pnl update")
         state = drawdown.rebased(state, reasons)
     elif not has_equity(state) and reasons != {MANUAL}:
         raise RefusedError("rebase 'keep' under a drawdown lock needs usable equity; wait for the next pnl update")
@@ -131,9 +134,7 @@ def _set_profile(command: Command, account: Account, situation: Situation) -> Ou
     if rungs > 0:
         _need_second_operator(command, situation)
         if rungs > 1:
-            raise RefusedError(
-                f"profile {profile.name!r} is {rungs} above {before.name!r}; move up one at a time"
-            )
+            raise RefusedError(f"profile {profile.name!r} is {rungs} above {before.name!r}; move up one at a time")
         if is_locked(account.standing):
             raise RefusedError("the account is locked; unlock it before moving it up")
         if not has_equity(state):

@@ -8,7 +8,7 @@ Comparisons are made by products of the original figures, never on a rounded quo
 """
 
 from collections.abc import Callable, Iterator
-from decimal import Context, Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -23,8 +23,11 @@ LIMITS = (DAILY, WEEKLY, TRAILING)
 AHEAD_MS_MAX = 5_000
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
-# What is stored after a division; the contract asks for at least 28 digits.
-_STORED = Context(prec=34)
+# What is stored after a division; the contract asks for at least 28 digits. A base is rounded up, so that rounding
+# never hides a breach.
+_STORED = Context(prec=34, rounding=ROUND_CEILING)
+# Absurd flows must not grow a base without end; against any equity that can be read this one is a total loss already.
+_BASE_MAX = Decimal("1e60")
 
 
 class Closed(NamedTuple):
@@ -33,7 +36,7 @@ class Closed(NamedTuple):
     kind: str  # "day" | "week"
     period: Period
     close: Decimal
-    drawdown: Decimal
+    drawdown: Decimal | None  # None: a withdrawal left nothing to measure
     limit: Decimal
 
 
@@ -208,8 +211,11 @@ def _open(
     equity, old = state.equity, getattr(state, kind)
     assert equity is not None
     limit = profile.max_daily_drawdown if kind == "day" else profile.max_weekly_drawdown
-    closed.append(Closed(kind, old, equity, drawdown_from(state, old.base, account), limit))
+    drawdown = None if state.unfunded else drawdown_from(state, old.base, account)
+    closed.append(Closed(kind, old, equity, drawdown, limit))
     base = _base(account, equity, state.balance)
+    if account.loss_basis == "base" and base <= 0 < equity:
+        base = equity
     start_ms, end_ms = bounds(account.timezone, account.day_start_minutes, at_ms)
     return replace(state, **{kind: Period(start_ms, end_ms, base, equity, equity, equity)})
 
@@ -220,7 +226,7 @@ def _flow(equity: Decimal, flow: Decimal, account: AccountRules) -> Callable[[De
         return lambda base: base + flow
     before = equity - flow
     if before > 0 and equity >= 0:
-        return lambda base: _STORED.divide(base * equity, before)
+        return lambda base: min(_BASE_MAX, _STORED.divide(base * equity, before))
     if before <= 0 < equity:
         return lambda _base: equity
     return lambda base: base
@@ -319,19 +325,22 @@ def floor(limit: Limit, account: AccountRules) -> Decimal:
     return limit.base * (_ONE - limit.limit)
 
 
-def counts_of(state: Drawdown) -> dict[str, int]:
-    """Breaching updates in a row, by limit."""
-    return {
+def counts_of(state: Drawdown, profile: Profile) -> dict[str, int]:
+    """Breaching updates in a row, of each limit in force."""
+    counts = {
         DAILY: state.day.breaches if state.day else 0,
         WEEKLY: state.week.breaches if state.week else 0,
         TRAILING: state.trailing_breaches,
     }
+    return {limit.name: counts[limit.name] for limit in limits_of(state, profile)}
 
 
 def _test(state: Drawdown, account: AccountRules, profile: Profile) -> tuple[Drawdown, list[Warned], list[Breached]]:
     """Raise the tiers that were crossed and count the limits that were reached."""
     warned: list[Warned] = []
     breached: list[Breached] = []
+    if state.unfunded:
+        return state, warned, breached
     day, week = state.day, state.week
     assert day is not None
     assert week is not None
@@ -404,6 +413,7 @@ def rebased(state: Drawdown, reasons: frozenset[str]) -> Drawdown:
         day=replace(day, base=equity) if DAILY in reasons else day,
         week=replace(week, base=equity) if WEEKLY in reasons else week,
         hwm=equity if TRAILING in reasons else state.hwm,
+        trailing_warned=() if TRAILING in reasons else state.trailing_warned,
     )
 
 

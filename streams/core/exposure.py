@@ -93,13 +93,13 @@ def exposure_of(account: Account, valuation: Valuation, profile: Profile, equity
     """Everything held and reserved. ``risk`` needs equity for positions without a stop; without it they count 0."""
     gross = entries = risk = _ZERO
     instruments: set[str] = set()
-    missing: str | None = None
+    unrated = [instrument for instrument in account.book.positions if valuation.rate(instrument) is None]
+    missing = valuation.quote(min(unrated)) if unrated else None
     for instrument, _, position in account.book.each():
         instruments.add(instrument)
         rate = valuation.rate(instrument)
         mark = valuation.mark(instrument)
         if rate is None or mark is None:
-            missing = missing or valuation.quote(instrument)
             continue
         gross += valuation.notional(instrument, position.quantity, mark, rate)
         risk += valuation.position_risk(instrument, position, rate, profile, equity or _ZERO)
@@ -129,7 +129,7 @@ def reducible(account: Account, instrument: str, side: str, venue: str | None) -
     """Where an order on ``side`` could reduce, and by how much at most; None if no opposite position is held.
 
     At the named venue, else at that of the largest opposite position (ties: by venue name). Exits that are working
-    there have claimed their part already.
+    there have claimed their part already, whichever side they are on.
     """
     opposite = [
         (-abs(position.quantity), name)
@@ -143,7 +143,7 @@ def reducible(account: Account, instrument: str, side: str, venue: str | None) -
         (
             order.left
             for order in account.orders.open.values()
-            if order.reduces and order.side == side and (order.instrument, order.venue) == (instrument, where)
+            if order.reduces and (order.instrument, order.venue) == (instrument, where)
         ),
         _ZERO,
     )

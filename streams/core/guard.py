@@ -65,14 +65,14 @@ class Case:
     def _route(self) -> tuple[Venue, bool, Decimal]:
         """The venue, whether the order only reduces, and the quantity that could be reduced."""
         signal = self.signal
-        if not self.known:
+        if not self.known or "venue" in self.faults:
             return NO_VENUE, False, _ZERO
-        readable = signal.side is not None and signal.instrument is not None and _valid(signal.quantity)
+        readable = signal.side is not None and signal.instrument is not None
         named = signal.venue
         own = named is None or named in self.terms.venues
         there = reducible(self.account, signal.instrument, signal.side, named) if readable and own else None
         may_reduce = there[1] if there is not None else _ZERO
-        if there is not None and signal.quantity <= may_reduce:
+        if there is not None and _valid(signal.quantity) and signal.quantity <= may_reduce:
             return exit_venue(there[0], self.rules), True, may_reduce
         venue = venue_of(named, signal.strategy_id, self.account_id, self.terms, self.rules)
         return venue, False, may_reduce
@@ -273,8 +273,10 @@ def strategy_not_whitelisted(case: Case) -> Check | None:
 # -- venue ---------------------------------------------------------------------------------------------------------
 
 
-def no_venue(case: Case) -> Check:
+def no_venue(case: Case) -> Check | None:
     """The account knows the venue."""
+    if "venue" in case.faults:
+        return None
     return Check(case.venue.known, case.venue.name, None, "name", "venue")
 
 
@@ -306,7 +308,7 @@ def drawdown_unconfirmed(case: Case) -> Check | None:
     if case.equity is None or needed == 1:
         return None
     holding = lock.held(case.account.standing)
-    counts = drawdown.counts_of(case.account.drawdown)
+    counts = drawdown.counts_of(case.account.drawdown, case.profile)
     running = max(
         (count for reason, count in counts.items() if 0 < count < needed and reason not in holding), default=0
     )

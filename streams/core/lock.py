@@ -116,7 +116,7 @@ def lock_note(situation: Situation, account: Account, lock: Lock) -> Note:
                 "order_id": order_id,
                 "instrument": order.instrument,
                 "side": order.side,
-                "quantity": write_amount(order.left),
+                "quantity_left": write_amount(order.left),
                 "venue": order.venue,
             }
             for order_id, order in account.orders.open.items()

@@ -5,16 +5,19 @@ record always makes the same ids, so a consumer can tell a repeat from a new fac
 """
 
 import base64
+import codecs
 import hashlib
 from typing import Any
 
 import orjson
 
 from schemas.types import write_time
-from streams.core.records import DEAD_LETTERS, Output, Record, text_of
+from streams.core.records import DEAD_LETTERS, Output, Record
 
 SCHEMA_VERSION = 1
 PAYLOAD_BYTES_MAX = 4096
+DETAIL_CHARS_MAX = 500
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def digest(*parts: str) -> str:
@@ -52,12 +55,13 @@ def dead_letter_body(
     value = record.value
     return {
         "reason": reason,
-        "detail": detail.encode(errors="backslashreplace").decode(),
+        # An answer that echoed a value near the broker's limit would itself not fit, and no transaction could commit.
+        "detail": detail[:DETAIL_CHARS_MAX].encode(errors="backslashreplace").decode(),
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
         "timestamp": write_time(record.timestamp_ms),
-        "key": _readable(record.key),
+        "key": None if record.key is None else _excerpt(record.key),
         "account_id": account_id,
         "first_id": first_id,
         "payload": None if value is None else _excerpt(value),
@@ -66,16 +70,11 @@ def dead_letter_body(
     }
 
 
-def _readable(data: bytes | None) -> str | None:
-    text = text_of(data)
-    return text if text is not None or data is None else base64.b64encode(data).decode()
-
-
 def _excerpt(value: bytes) -> str:
-    """The first 4 KiB: text cut at a character's boundary, base64 if the value is not UTF-8."""
+    """The first 4 KiB as text, cut at a character's boundary; base64 if they are not UTF-8."""
     head = value[:PAYLOAD_BYTES_MAX]
     try:
-        value.decode()
+        # What an incremental decoder keeps back is a character that the cut went through.
+        return _Utf8Decoder().decode(head, final=len(value) <= PAYLOAD_BYTES_MAX)
     except UnicodeDecodeError:
         return base64.b64encode(head).decode()
-    return head.decode(errors="ignore")

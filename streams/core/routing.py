@@ -49,8 +49,6 @@ def venue_of(named: str | None, strategy_id: str | None, account_id: str, terms:
     candidates = list(terms.venues)
     route = rules.routes.get(strategy_id) if strategy_id is not None else None
     if route is not None and route.exchange is not None and route.account == account_id:
-        if route.exchange not in terms.venues:
-            return Venue(route.exchange, known=False, up=False)
         candidates = [route.exchange, *(venue for venue in terms.failover if venue != route.exchange)]
     for venue in candidates:
         if rules.venues_up.get(venue, True):

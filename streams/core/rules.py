@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from msgspec import Struct, field
 from msgspec.structs import replace
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from schemas.config import LADDER, ConfigFile, ListsSection, ProfileSection
 from schemas.inputs import Policy, read_fields
-from schemas.types import ID_BYTES_MAX
+from schemas.types import ID_BYTES_MAX, Id
 from streams.core.decode import parse_object
 from streams.core.outputs import dead_letter
 from streams.core.records import Output, Record, text_of
@@ -152,6 +152,7 @@ class Rules(Struct, frozen=True):
 
 
 NO_INSTRUMENT = Instrument()
+_ID: TypeAdapter[str] = TypeAdapter(Id)
 NO_LISTS = Lists()
 
 
@@ -213,7 +214,7 @@ def apply_policy(rules: Rules, record: Record) -> tuple[Rules, Output | None]:
         name, rule, faults = text_of(record.key), None, {"value": fault}
     else:
         policy, faults = read_fields(Policy, raw)
-        name, rule = policy.name, policy.rule
+        name, rule = policy.name or text_of(record.key), policy.rule
         # Who and why are for people; a policy without them takes effect (contract, fine print).
         faults = {key: text for key, text in faults.items() if key in ("name", "rule")}
     if not faults and name is not None:
@@ -284,17 +285,22 @@ def _section(model: type[_Section], rule: dict[str, Any]) -> _Section:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ValueError(f"{place} is not a key of this rule; check its spelling") from None
         raise ValueError(f"{place} {first['input']!r}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _rollout(rule: dict[str, Any]) -> Rollout:
     phase = rule.get("phase")
-    if isinstance(phase, bool) or not isinstance(phase, str | int) or phase == "":
-        raise ValueError(f"phase {phase!r} is not a name or a number")
+    phase = str(phase) if type(phase) is int else phase
+    try:
+        _ID.validate_python(phase)
+    except ValidationError:
+        raise ValueError(f"phase {phase!r} is neither a name of at most {ID_BYTES_MAX} bytes nor a number") from None
     named: dict[str, frozenset[str] | None] = {}
     for key in ("accounts", "profiles", "venues"):
         value = rule.get(key)
         if value is not None and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
             raise ValueError(f"{key} is neither null (all) nor a list of names")
         named[key] = None if value is None else frozenset(value)
-    return Rollout(str(phase), **named)
+    return Rollout(phase, **named)

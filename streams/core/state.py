@@ -176,8 +176,8 @@ _PREFIX = b'{"v":%d' % STATE_VERSION
 
 
 def remembered_key(account_id: str, kind: IdKind, one_id: str) -> bytes:
-    """The key of an id in table ``decisions``."""
-    return "\0".join((account_id, kind, one_id)).encode()
+    """The key of an id in table ``decisions``. The length keeps apart what a NUL in an id could join."""
+    return "\0".join((kind, str(len(account_id)), account_id, one_id)).encode()
 
 
 def encode_state(value: Struct) -> bytes:

@@ -151,7 +151,7 @@ def _period_closed(closed: drawdown.Closed, situation: Situation) -> Note:
     return situation.event(
         "PERIOD_CLOSED",
         rank=Rank.PERIOD_CLOSED,
-        observed=write_amount(closed.drawdown),
+        observed=None if closed.drawdown is None else write_amount(closed.drawdown),
         limit=write_amount(closed.limit),
         unit="fraction",
         detail={
