@@ -24,6 +24,7 @@ TIME_MS_MAX = 32_503_679_999_999  # the end of 2999
 _AMOUNT = re.compile(
     r"[+-]?(?:(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?|nan|inf(?:inity)?)", re.IGNORECASE | re.ASCII
 )
+_PLAIN = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,12})?", re.ASCII)
 _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII
 )
@@ -41,6 +42,8 @@ def read_amount(value: object) -> Decimal:
     attacker's ``1e999999999`` must not become a gigabyte of digits.
     """
     if type(value) is str:
+        if _PLAIN.fullmatch(value):
+            return Decimal(value)  # what nearly all are: within every bound
         if len(value) > AMOUNT_CHARS_MAX or not _AMOUNT.fullmatch(value):
             raise ValueError("is not a decimal number; write it as a plain string such as '16500.25'")
         amount = Decimal(value)
