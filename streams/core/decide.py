@@ -4,6 +4,7 @@ A signal that can be read as far as its id and account gets exactly one decision
 the first decision's id. An approval reserves its order in the same step, so two signals never take one slot.
 """
 
+from decimal import Decimal
 from typing import Any
 
 from msgspec.structs import replace
@@ -12,7 +13,7 @@ from schemas.types import write_amount, write_time
 from streams.core import lock
 from streams.core.decode import Event
 from streams.core.effects import Note, Outcome, Rank, Situation
-from streams.core.guard import Case, Check, inspect
+from streams.core.guard import Case, Check, Figure, inspect
 from streams.core.ledger import with_order
 from streams.core.outputs import order_id_of
 from streams.core.records import APPROVED, REJECTED
@@ -88,7 +89,17 @@ def _approval(case: Case, order_id: str, valid_until_ms: int, checks: tuple[tupl
         "trading_state": lock.shown_state(case.rules, case.account.standing, case.venue.name, signal.strategy_id),
         "decided_at": write_time(case.now_ms),
         "valid_until": write_time(valid_until_ms),
-        "checks": [_written(code, check) | {"passed": check.passed} for code, check in checks],
+        "checks": [
+            {
+                "code": code,
+                "observed": _figure(check.observed),
+                "limit": _figure(check.limit),
+                "unit": check.unit,
+                "scope": check.scope,
+                "passed": check.passed,
+            }
+            for code, check in checks
+        ],
     }
     return Note(Rank.DECISION, APPROVED, body)
 
@@ -101,17 +112,22 @@ def _rejection(case: Case, failed: tuple[tuple[str, Check], ...]) -> Note:
         "strategy_id": signal.strategy_id,
         "instrument": signal.instrument,
         "code": failed[0][0],
-        "reasons": [_written(code, check) for code, check in failed],
+        "reasons": [
+            {
+                "code": code,
+                "observed": _figure(check.observed),
+                "limit": _figure(check.limit),
+                "unit": check.unit,
+                "scope": check.scope,
+            }
+            for code, check in failed
+        ],
         "decided_at": write_time(case.now_ms),
     }
     return Note(Rank.DECISION, REJECTED, body)
 
 
-def _written(code: str, check: Check) -> dict[str, Any]:
-    return {
-        "code": code,
-        "observed": check.observed,
-        "limit": check.limit,
-        "unit": check.unit,
-        "scope": check.scope,
-    }
+def _figure(figure: Figure) -> str | None:
+    if figure is None or isinstance(figure, str):
+        return figure
+    return write_amount(figure) if isinstance(figure, Decimal) else str(figure)

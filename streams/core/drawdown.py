@@ -291,6 +291,8 @@ def reaches(state: Drawdown, base: Decimal, fraction: Decimal, account: AccountR
     if equity is None or state.unfunded:
         return False
     loss = base - equity
+    if loss <= 0 < equity:
+        return False
     initial = account.initial_capital if account.loss_basis == "initial" else None
     whole = base if initial is None else initial
     if loss > 0 and whole > 0 and (loss > fraction * whole or (loss == fraction * whole and not exceed)):
@@ -393,6 +395,9 @@ def _crossed(
     state: Drawdown, limit: Limit, told: tuple[Decimal, ...], account: AccountRules, profile: Profile
 ) -> tuple[Decimal, ...]:
     """The tiers that the drawdown has reached and that were not told yet, rising."""
+    assert state.equity is not None
+    if limit.base <= state.equity > 0:
+        return ()
     return tuple(
         tier
         for tier in sorted(profile.warning)

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from schemas.inputs import Signal
-from schemas.types import AMOUNT_PLACES_OUT, write_amount
+from schemas.types import AMOUNT_PLACES_OUT
 from streams.core import drawdown, lock
 from streams.core.decode import Event
 from streams.core.drawdown import DAILY, MANUAL, TRAILING, WEEKLY, has_equity
@@ -27,12 +27,15 @@ _ZERO, _ONE = Decimal(0), Decimal(1)
 _SHOWN_AS_ZERO = Decimal(5).scaleb(-AMOUNT_PLACES_OUT - 1)
 
 
+Figure = Decimal | int | str | None
+
+
 class Check(NamedTuple):
-    """One line of ``checks`` or ``reasons``. ``code`` is filled in by :func:`inspect`."""
+    """What one check found. Figures are written only where they are published: most checks pass unseen."""
 
     passed: bool
-    observed: str | None
-    limit: str | None
+    observed: Figure
+    limit: Figure
     unit: str
     scope: str
 
@@ -82,6 +85,13 @@ class Case:
         """Equity to decide on; None while there is none."""
         state = self.account.drawdown
         return state.equity if has_equity(state) else None
+
+    @cached_property
+    def drawdown_limits(self) -> dict[str, drawdown.Limit]:
+        """The drawdown limits in force, by name; none without equity."""
+        if self.equity is None:
+            return {}
+        return {limit.name: limit for limit in drawdown.limits_of(self.account.drawdown, self.profile)}
 
     @cached_property
     def exposure(self) -> Exposure:
@@ -187,7 +197,7 @@ def invalid_price(case: Case) -> Check | None:
     if price is None or "stop_loss" in case.faults:
         return None
     bad = price if not _valid(price) else stop if stop is not None and not _valid(stop) else None
-    return Check(bad is None, write_amount(price if bad is None else bad), "0", "amount", "signal")
+    return Check(bad is None, price if bad is None else bad, "0", "amount", "signal")
 
 
 def invalid_quantity(case: Case) -> Check | None:
@@ -195,7 +205,7 @@ def invalid_quantity(case: Case) -> Check | None:
     quantity = case.signal.quantity
     if quantity is None:
         return None
-    return Check(_valid(quantity), write_amount(quantity), "0", "amount", "signal")
+    return Check(_valid(quantity), quantity, "0", "amount", "signal")
 
 
 # -- permission ----------------------------------------------------------------------------------------------------
@@ -233,9 +243,7 @@ def _locked_by(reason: str) -> Callable[[Case], Check]:
     def check(case: Case) -> Check:
         for one in case.account.standing.locks:
             if one.reason == reason:
-                observed = None if one.observed is None else write_amount(one.observed)
-                limit = None if one.limit is None else write_amount(one.limit)
-                return Check(False, observed, limit, unit, "account")
+                return Check(False, one.observed, one.limit, unit, "account")
         return Check(True, None, None, unit, "account")
 
     check.__doc__ = f"The account is not locked by {reason}."
@@ -247,7 +255,7 @@ def reduce_only(case: Case) -> Check | None:
     signal = case.signal
     if not signal.reduce_only or signal.quantity is None or signal.side is None or signal.instrument is None:
         return None
-    return Check(case.reduces, write_amount(signal.quantity), write_amount(case.may_reduce), "amount", "signal")
+    return Check(case.reduces, signal.quantity, case.may_reduce, "amount", "signal")
 
 
 def strategy_blacklisted(case: Case) -> Check | None:
@@ -312,20 +320,18 @@ def drawdown_unconfirmed(case: Case) -> Check | None:
     running = max(
         (count for reason, count in counts.items() if 0 < count < needed and reason not in holding), default=0
     )
-    return Check(running == 0, str(running), str(needed), "count", "account")
+    return Check(running == 0, running, needed, "count", "account")
 
 
 def _reached(name: str) -> Callable[[Case], Check | None]:
     def check(case: Case) -> Check | None:
-        if case.equity is None:
+        limit = case.drawdown_limits.get(name)
+        if limit is None:
             return None
         state = case.account.drawdown
-        for limit in drawdown.limits_of(state, case.profile):
-            if limit.name == name:
-                breached = drawdown.is_breached(state, limit, case.terms, case.profile)
-                observed = drawdown.drawdown_from(state, limit.base, case.terms)
-                return Check(not breached, write_amount(observed), write_amount(limit.limit), "fraction", "account")
-        return None
+        breached = drawdown.is_breached(state, limit, case.terms, case.profile)
+        observed = drawdown.drawdown_from(state, limit.base, case.terms)
+        return Check(not breached, observed, limit.limit, "fraction", "account")
 
     check.__doc__ = f"The last update's {name} is below the limit as it is now."
     return check
@@ -346,7 +352,7 @@ def leverage_exceeded(case: Case) -> Iterator[Check]:
     limit = case.profile.max_leverage
     asked = case.signal.leverage
     if asked is not None and _positive(asked):
-        yield Check(asked <= limit, write_amount(asked), write_amount(limit), "multiple", "signal")
+        yield Check(asked <= limit, asked, limit, "multiple", "signal")
     if case.missing is None and case.equity is not None and case.notional is not None:
         total = case.exposure.gross + case.exposure.entries + case.notional
         yield _of_equity(total, limit, case.equity, "multiple", "account")
@@ -358,7 +364,7 @@ def max_open_positions(case: Case) -> Check | None:
         return None
     count = len(case.exposure.instruments | {case.signal.instrument})
     limit = case.profile.max_open_positions
-    return Check(count <= limit, str(count), str(limit), "count", "account")
+    return Check(count <= limit, count, limit, "count", "account")
 
 
 def stop_loss_required(case: Case) -> Check | None:
@@ -366,8 +372,7 @@ def stop_loss_required(case: Case) -> Check | None:
     signal = case.signal
     if not _valid(signal.price) or signal.side is None or "stop_loss" in case.faults:
         return None
-    stop = None if signal.stop_loss is None else write_amount(signal.stop_loss)
-    return Check(case.stop_is_right, stop, write_amount(signal.price), "amount", "signal")
+    return Check(case.stop_is_right, signal.stop_loss, signal.price, "amount", "signal")
 
 
 def trade_risk(case: Case) -> Check | None:
@@ -383,9 +388,9 @@ def risk_headroom(case: Case) -> Check | None:
         return None
     room = case.equity - higher_floor(case.account, case.terms, case.profile)
     if case.equity <= 0:
-        return Check(False, None, write_amount(room), "amount", "account")
+        return Check(False, None, room, "amount", "account")
     total = case.exposure.risk + case.risk
-    return Check(total <= room, write_amount(total), write_amount(room), "amount", "account")
+    return Check(total <= room, total, room, "amount", "account")
 
 
 def notional_per_order(case: Case) -> Check | None:
@@ -393,7 +398,7 @@ def notional_per_order(case: Case) -> Check | None:
     limit = case.limits.max_notional_per_order
     if limit is None or case.notional is None:
         return None
-    return Check(case.notional <= limit, write_amount(case.notional), write_amount(limit), "amount", "signal")
+    return Check(case.notional <= limit, case.notional, limit, "amount", "signal")
 
 
 def price_collar(case: Case) -> Check | None:
@@ -405,7 +410,7 @@ def price_collar(case: Case) -> Check | None:
     if mark is None:
         return None
     passed = abs(signal.price - mark) <= limit * mark
-    return Check(passed, write_amount(abs(signal.price / mark - 1)), write_amount(limit), "fraction", "signal")
+    return Check(passed, abs(signal.price / mark - 1), limit, "fraction", "signal")
 
 
 def rate_limit(case: Case) -> Check | None:
@@ -415,18 +420,18 @@ def rate_limit(case: Case) -> Check | None:
         return None
     since_ms = case.now_ms - case.limits.rate_limit_per_ms
     count = 1 + sum(since_ms < at_ms <= case.now_ms for at_ms in case.account.orders.approvals)
-    return Check(count <= limit, str(count), str(limit), "count", "account")
+    return Check(count <= limit, count, limit, "count", "account")
 
 
 def _of_equity(amount: Decimal, limit: Decimal, equity: Decimal, unit: str, scope: str) -> Check:
     """``amount / equity <= limit``, unrounded; equity that is lost carries nothing."""
     if equity <= 0:
-        return Check(False, None, write_amount(limit), unit, scope)
-    return Check(amount <= limit * equity, write_amount(amount / equity), write_amount(limit), unit, scope)
+        return Check(False, None, limit, unit, scope)
+    return Check(amount <= limit * equity, amount / equity, limit, unit, scope)
 
 
-def _seconds(milliseconds: int) -> str:
-    return write_amount(Decimal(milliseconds) / 1000)
+def _seconds(milliseconds: int) -> Decimal:
+    return Decimal(milliseconds) / 1000
 
 
 class Rule(NamedTuple):

@@ -292,9 +292,8 @@ def _section(model: type[_Section], rule: dict[str, Any]) -> _Section:
 
 def _rollout(rule: dict[str, Any]) -> Rollout:
     phase = rule.get("phase")
-    phase = str(phase) if type(phase) is int else phase
     try:
-        _ID.validate_python(phase)
+        phase = _ID.validate_python(str(phase) if type(phase) is int else phase)
     except ValidationError:
         raise ValueError(f"phase {phase!r} is neither a name of at most {ID_BYTES_MAX} bytes nor a number") from None
     named: dict[str, frozenset[str] | None] = {}

@@ -122,7 +122,7 @@ def _pnl(event: Event, account: Account, situation: Situation) -> Outcome:
     profile = situation.profile_of(account)
     marked = drawdown.mark(state, update, situation.terms, profile)
     standing, locks = with_breaches(account.standing, marked.breached, situation.now_ms)
-    account = account._replace(standing=standing, drawdown=marked.drawdown)
+    account = Account(standing, marked.drawdown, account.book, account.orders)
     if not (marked.closed or marked.warned or locks):
         return Outcome(account)
     notes = (

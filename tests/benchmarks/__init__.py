@@ -1,0 +1,1 @@
+"""Figures, measured and never tested: machines are shared and noisy."""
