@@ -1,0 +1,94 @@
+"""Records of one partition that were read and not yet handed out, and which of them may make the next batch.
+
+The rule that everything else serves: no signal is in a batch unless everything known of the partition's controls, fills
+and pnl is applied or in the same batch. A backlog therefore never approves an order past a lock that waits behind it.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+
+from streams.core.records import INPUTS, SIGNALS, Record
+
+NON_SIGNALS = tuple(topic for topic in INPUTS if topic != SIGNALS)
+
+
+class Inbox:
+    """Bounded queues of the four inputs of one partition."""
+
+    def __init__(self, *, queue_max_records: int, queue_max_bytes: int) -> None:
+        self._max_records = queue_max_records
+        self._max_bytes = queue_max_bytes
+        self._queues: Mapping[str, deque[Record]] = {topic: deque() for topic in INPUTS}
+        self._bytes = dict.fromkeys(INPUTS, 0)
+
+    def put(self, topic: str, records: Iterable[Record], size_bytes: int) -> None:
+        """Append records, in offset order."""
+        self._queues[topic].extend(records)
+        self._bytes[topic] += size_bytes
+
+    def is_full(self, topic: str) -> bool:
+        """Whether reading of ``topic`` should pause."""
+        return len(self._queues[topic]) >= self._max_records or self._bytes[topic] >= self._max_bytes
+
+    def is_low(self, topic: str) -> bool:
+        """Whether reading of ``topic`` may resume."""
+        return len(self._queues[topic]) <= self._max_records // 2 and self._bytes[topic] <= self._max_bytes // 2
+
+    def holds(self, topic: str) -> bool:
+        return bool(self._queues[topic])
+
+    def take(self, *, known_are_read: bool, max_records: int, max_bytes: int) -> dict[str, Sequence[Record]]:
+        """The next batch, by topic; empty if there is nothing that may be decided yet.
+
+        ``known_are_read``: all controls, fills and pnl that are known to exist have been put in here. They come first,
+        oldest first; signals fill what is left. A record larger than ``max_bytes`` makes a batch of its own.
+        """
+        batch: dict[str, list[Record]] = {}
+        left = _Budget(max_records, max_bytes)
+        self._take(batch, NON_SIGNALS, left)
+        if known_are_read and not any(self._queues[topic] for topic in NON_SIGNALS):
+            self._take(batch, (SIGNALS,), left)
+        return dict(batch)
+
+    def _take(self, batch: dict[str, list[Record]], topics: Sequence[str], left: "_Budget") -> None:
+        waiting = [topic for topic in topics if self._queues[topic]]
+        while waiting:
+            # Oldest first; at equal times the order of INPUTS, since min keeps the first of equals.
+            topic = waiting[0]
+            if len(waiting) > 1:
+                topic = min(waiting, key=lambda one: self._queues[one][0].timestamp_ms)
+            queue = self._queues[topic]
+            record = queue[0]
+            size_bytes = size_of(record)
+            if not left.spend(size_bytes):
+                return
+            queue.popleft()
+            self._bytes[topic] -= size_bytes
+            batch.setdefault(topic, []).append(record)
+            if not queue:
+                waiting.remove(topic)
+
+
+class _Budget:
+    """What may still go into a batch. The first record always may, or it would wait for ever."""
+
+    def __init__(self, records: int, size_bytes: int) -> None:
+        self._records = records
+        self._bytes = size_bytes
+        self._spent = False
+
+    def spend(self, size_bytes: int) -> bool:
+        if self._spent and (self._records < 1 or self._bytes < size_bytes):
+            return False
+        self._spent = True
+        self._records -= 1
+        self._bytes -= size_bytes
+        return True
+
+
+def size_of(record: Record) -> int:
+    """Bytes of a record's key, value and headers."""
+    size_bytes = len(record.value or b"") + len(record.key or b"")
+    if record.headers:
+        size_bytes += sum(len(name) + len(value or b"") for name, value in record.headers)
+    return size_bytes

@@ -1,0 +1,210 @@
+"""The log side of one partition: its transactional producer, and its changelog read back.
+
+The transactional id is application and partition, so that whoever fences a partition shuts out every earlier owner,
+even one that was paused and wakes up later. Nothing in aiokafka times out by itself: deadlines are the caller's.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import RecordMetadata
+
+from streams.core.records import Output
+from streams.core.state import Change
+from streams.runtime import kafka
+from streams.runtime.kafka import TopicPartition
+from streams.runtime.settings import Settings
+from streams.runtime.store import change_of, changelog_key
+from streams.runtime.topics import JOURNAL, STATE, TopicNames
+
+log = logging.getLogger(__name__)
+
+_CLOSE_TIMEOUT_S = 5.0
+
+
+class LogError(RuntimeError):
+    """The log refused or lost something. Fatal for the worker: what is durable is only known after a restore."""
+
+
+class Restored(NamedTuple):
+    """A stretch of the changelog: its changes, and the offset to go on from."""
+
+    changes: Sequence[Change]
+    position: int
+
+
+class Log(Protocol):
+    """What a partition's owner may do with the log. Every exception is fatal."""
+
+    async def fence(self) -> None:
+        """Shut out all earlier owners; afterwards everything that they wrote is either committed or aborted."""
+
+    async def changelog_end(self) -> int:
+        """The offset after the last record of the changelog, committed or not."""
+
+    def changelog(self, start: int, end: int) -> AsyncGenerator[Restored, None]:
+        """The committed changes from ``start`` up to ``end``; the last position is at or past ``end``."""
+
+    async def begin(self) -> None:
+        """Begin a transaction."""
+
+    async def send(self, outputs: Iterable[Output], changes: Iterable[Change], journal: bytes) -> int:
+        """Put records into the transaction and wait until brokers hold them all.
+
+        Returns the changelog offset after the last change, or -1 if there was none.
+        """
+
+    async def commit(self) -> None:
+        """End the transaction: all of it is visible from now on."""
+
+    async def close(self) -> None:
+        """Release what is held. An open transaction is left for the next owner's fence to abort."""
+
+
+class KafkaLog:
+    """``Log`` on aiokafka."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        partition: int,
+        partitions_of: Mapping[str, int],
+        partition_for: Callable[[bytes, int], int],
+    ) -> None:
+        """``partitions_of``: the number of partitions of every logical topic that outputs may name."""
+        self._settings = settings
+        self._partition = partition
+        self._partitions_of = partitions_of
+        self._partition_for = partition_for
+        self._names = TopicNames.of(settings)
+        self._state = TopicPartition(self._names.physical(STATE), partition)
+        self._journal = TopicPartition(self._names.physical(JOURNAL), partition)
+        self._producer: AIOKafkaProducer | None = None
+
+    async def fence(self) -> None:
+        producer = kafka.producer(
+            self._settings,
+            transactional_id=f"{self._settings.topic_prefix}{self._settings.app_id}-{self._partition}",
+            transaction_timeout_ms=2 * self._settings.transaction_deadline_ms,
+        )
+        self._producer = producer
+        await producer.start()
+
+    async def changelog_end(self) -> int:
+        # Read uncommitted: a committed end could hide records that are only about to become visible.
+        reader = kafka.consumer(self._settings, isolation_level="read_uncommitted")
+        await reader.start()
+        try:
+            ends = await reader.end_offsets([self._state])
+        finally:
+            await reader.stop()
+        return int(ends[self._state])
+
+    async def changelog(self, start: int, end: int) -> AsyncGenerator[Restored, None]:
+        if start >= end:
+            return
+        reader = kafka.consumer(self._settings, auto_offset_reset="earliest")
+        await reader.start()
+        try:
+            reader.assign([self._state])
+            reader.seek(self._state, start)
+            position = start
+            # The position, not the last record: transaction markers and compacted offsets are never handed out.
+            while position < end:
+                batches = await reader.getmany(timeout_ms=200)
+                records = batches.get(self._state, ())
+                position = await reader.position(self._state)
+                yield Restored([change_of(record.key, record.value) for record in records], position)
+        except OffsetOutOfRangeError as error:
+            raise LogError(
+                f"changelog {self._state.topic} lost offset {start} of partition {self._partition}"
+            ) from error
+        finally:
+            await reader.stop()
+
+    async def begin(self) -> None:
+        await self._open_producer().begin_transaction()
+
+    async def send(self, outputs: Iterable[Output], changes: Iterable[Change], journal: bytes) -> int:
+        sending = _Sending(self._open_producer())
+        for output in outputs:
+            await sending.add(self._place_of(output), output.key, output.value, output.timestamp_ms, output.headers)
+        for table, key, value in changes:
+            await sending.add(self._state, changelog_key(table, key), value)
+        await sending.add(self._journal, None, journal)
+        return (await sending.finish()).get(self._state, -1)
+
+    async def commit(self) -> None:
+        await self._open_producer().commit_transaction()
+
+    async def close(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(producer.stop(), _CLOSE_TIMEOUT_S)
+
+    def _place_of(self, output: Output) -> TopicPartition:
+        partition = output.partition
+        if partition is None:
+            key = output.key
+            partition = self._partition if key is None else self._partition_for(key, self._partitions_of[output.topic])
+        return TopicPartition(self._names.physical(output.topic), partition)
+
+    def _open_producer(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            raise LogError(f"partition {self._partition} was not fenced, or is closed")
+        return self._producer
+
+
+class _Sending:
+    """The records of one transaction, packed per partition: a future per batch instead of one per record."""
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self._producer = producer
+        self._open: dict[TopicPartition, BatchBuilder] = {}
+        self._sent: list[tuple[TopicPartition, int, asyncio.Future[RecordMetadata]]] = []
+
+    async def add(
+        self,
+        place: TopicPartition,
+        key: bytes | None,
+        value: bytes | None,
+        timestamp_ms: int | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
+        listed = list(headers)  # aiokafka takes nothing else
+        batch = self._open.get(place)
+        if batch is None:
+            batch = self._open[place] = self._producer.create_batch()
+        if batch.append(timestamp=timestamp_ms, key=key, value=value, headers=listed) is None:
+            # Full. An empty batch takes a record of any size; a broker that finds it too large refuses it.
+            await self._submit(place, batch)
+            batch = self._open[place] = self._producer.create_batch()
+            batch.append(timestamp=timestamp_ms, key=key, value=value, headers=listed)
+
+    async def finish(self) -> dict[TopicPartition, int]:
+        """Submit what is open and wait for all. Returns the offset after the last record, by partition."""
+        for place, batch in self._open.items():
+            await self._submit(place, batch)
+        ends: dict[TopicPartition, int] = {}
+        # A transaction commits although one of its sends failed: each future has to be looked at.
+        for place, count, future in self._sent:
+            try:
+                metadata = await future
+            except KafkaError as error:
+                where = f"topic {place.topic}, partition {place.partition}"
+                raise LogError(f"{where}: {count} records were not written: {error!r}") from error
+            ends[place] = metadata.offset + count
+        return ends
+
+    async def _submit(self, place: TopicPartition, batch: BatchBuilder) -> None:
+        batch.close()
+        future = await self._producer.send_batch(batch, place.topic, partition=place.partition)
+        self._sent.append((place, batch.record_count(), future))

@@ -1,0 +1,235 @@
+"""One partition in the hands of one worker: fence → restore → serve. No Kafka and no Faust in here.
+
+The order of steps is what makes a decision exactly one:
+
+- *open*: fence first, so that no earlier owner can commit any more; then note the changelog's end; then restore up to
+  it. Restored before fenced, a commit of the old owner could slip in unseen.
+- *process*: send everything, commit, write the store, publish the cache. The log decides; the store only follows it.
+  A crash before the commit leaves nothing behind, a crash after it costs the store one transaction, which the next
+  restore brings back.
+
+The log and the store are protocols, so that a simulation can crash them at every boundary. Any exception out of here is
+fatal for the worker: only a new fence and restore can tell what is durable.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import orjson
+
+from streams.core.fold import Batch, Commit, View
+from streams.core.records import Output, Record
+from streams.core.rules import Rules
+from streams.core.state import DECISIONS, OFFSETS_KEY, PARTITION, STATE_VERSION, Account, Change, Remembered
+from streams.runtime.log import Log
+from streams.runtime.metrics import Metrics, PartitionMetrics
+from streams.runtime.policies import DEAD_LETTERS_PER_BATCH, POLICIES_KEY, PolicyDeadLetter, reported_offset
+from streams.runtime.store import Store
+
+
+def decode_offsets(value: bytes) -> Mapping[str, int]:
+    """Last applied offset by topic out of its state record. Raises ValueError for a version that is not known."""
+    record = orjson.loads(value)
+    if record.get("v") != STATE_VERSION:
+        raise ValueError(f"the offsets' state record has an unknown version: {value[:24]!r}")
+    offsets: Mapping[str, int] = record["offsets"]
+    return offsets
+
+
+class Core(NamedTuple):
+    """The pure functions that a partition calls; simulations put others in their place."""
+
+    fold: Callable[[Batch, View, Rules, Callable[[str], int]], Commit]
+    decode_account: Callable[[Mapping[str, bytes]], Account]
+    decode_remembered: Callable[[bytes], Remembered]
+    tables: tuple[str, ...]
+
+
+class Limits(NamedTuple):
+    """What bounds a partition's memory and time."""
+
+    cached_accounts: int
+    transaction_deadline_ms: int
+    forget_slack_ms: int
+    forget_max_per_batch: int
+
+
+class Partition:
+    """State and transactions of one partition."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        log: Log,
+        store: Store,
+        core: Core,
+        limits: Limits,
+        partition_of: Callable[[str], int],
+        wall_ms: Callable[[], int],
+        metrics: Metrics,
+    ) -> None:
+        self.number = number
+        self._log = log
+        self._store = store
+        self._core = core
+        self._limits = limits
+        self._partition_of = partition_of
+        self._wall_ms = wall_ms
+        self._metrics = metrics
+        self._view = _StoreView(store, core, limits.cached_accounts)
+        self._checkpoint = 0
+        self.fold_seconds = 0.0
+        """How long the last fold kept the event loop to itself."""
+
+    @property
+    def offsets(self) -> Mapping[str, int]:
+        """Last applied offset by topic, as of the last commit."""
+        return self._view.offsets
+
+    @property
+    def reported_policies(self) -> int:
+        """The policy offset up to which unusable policies were dead-lettered; -1 for none."""
+        return reported_offset(self._store.get(PARTITION, POLICIES_KEY))
+
+    async def open(self) -> None:
+        """Take the partition over and bring its state up to date. Raises what the log or the store raise."""
+        progress = self._metrics.of(self.number)
+        await self._log.fence()
+        end = await self._log.changelog_end()
+        if self._store.checkpoint > end:
+            # The log lost what the store has seen (or was made anew): the log is right.
+            self._store.wipe()
+        await self._restore(end, progress)
+        self._view.reset()
+
+    async def _restore(self, end: int, progress: PartitionMetrics) -> None:
+        progress.restored_records = 0
+        progress.restore_target = end
+        progress.restore_position = self._store.checkpoint
+        async with contextlib.aclosing(self._log.changelog(self._store.checkpoint, end)) as stretches:
+            async for changes, position in stretches:
+                self._store.write(changes, position)
+                progress.restore_position = position
+                progress.restored_records += len(changes)
+        self._checkpoint = self._store.checkpoint
+
+    async def process(
+        self, records: Mapping[str, Sequence[Record]], rules: Rules, unreported: Sequence[PolicyDeadLetter] = ()
+    ) -> None:
+        """Decide a batch and make it durable, in one transaction.
+
+        Raises TimeoutError past the deadline, and whatever the log, the store or the core raise. The partition must not
+        be used after that.
+        """
+        async with asyncio.timeout(self._limits.transaction_deadline_ms / 1000):
+            await self._process(records, rules, unreported)
+
+    async def _process(
+        self, records: Mapping[str, Sequence[Record]], rules: Rules, unreported: Sequence[PolicyDeadLetter]
+    ) -> None:
+        started = time.perf_counter()
+        batch = Batch(self.number, records, self._wall_ms())
+        commit = self._core.fold(batch, self._view, rules, self._partition_of)
+        outputs, changes = self._with_policy_dead_letters(commit, unreported)
+        changes += self._forgotten(batch, rules, commit)
+        folded = time.perf_counter()
+        self.fold_seconds = folded - started
+
+        await self._log.begin()
+        changelog_position = await self._log.send(outputs, changes, commit.journal)
+        await self._log.commit()
+        if changelog_position >= 0:
+            self._checkpoint = changelog_position
+        self._store.write(changes, self._checkpoint)
+        self._view.publish(commit)
+
+        self._count(records, commit, len(outputs), time.perf_counter() - folded)
+
+    async def close(self) -> None:
+        """Release log and store."""
+        await self._log.close()
+        self._store.close()
+
+    def _with_policy_dead_letters(
+        self, commit: Commit, unreported: Sequence[PolicyDeadLetter]
+    ) -> tuple[Sequence[Output], list[Change]]:
+        changes = list(commit.changes)
+        letters = unreported[:DEAD_LETTERS_PER_BATCH]
+        if not letters:
+            return commit.outputs, changes
+        changes.append(Change(PARTITION, POLICIES_KEY, b"%d" % letters[-1].offset))
+        return (*commit.outputs, *(letter.output for letter in letters)), changes
+
+    def _forgotten(self, batch: Batch, rules: Rules, commit: Commit) -> list[Change]:
+        """Tombstones for ids that no record can be a repeat of any more."""
+        now_ms = batch.wall_ms
+        if rules.clock == "record":
+            # There time is what the records say: the wall clock would forget a replayed past at once.
+            now_ms = min((record.timestamp_ms for part in batch.records.values() for record in part), default=0)
+        due = self._store.due(now_ms - self._limits.forget_slack_ms, self._limits.forget_max_per_batch)
+        renewed = {change.key for change in commit.changes if change.table == DECISIONS} if due else set()
+        forgotten = [Change(DECISIONS, key, None) for key, _ in due if key not in renewed]
+        self._metrics.forgotten_ids += len(forgotten)
+        return forgotten
+
+    def _count(
+        self,
+        records: Mapping[str, Sequence[Record]],
+        commit: Commit,
+        outputs: int,
+        commit_seconds: float,
+    ) -> None:
+        metrics = self._metrics
+        metrics.batches += 1
+        metrics.events += sum(map(len, records.values()))
+        metrics.outputs += outputs
+        metrics.forwarded += commit.forwarded
+        metrics.fold_seconds += self.fold_seconds
+        metrics.commit_seconds += commit_seconds
+        metrics.commit_seconds_max = max(metrics.commit_seconds_max, commit_seconds)
+
+
+class _StoreView:
+    """The state as of the last commit: live accounts from the cache, all else from the store."""
+
+    def __init__(self, store: Store, core: Core, cached_accounts: int) -> None:
+        self._store = store
+        self._core = core
+        self._max = cached_accounts
+        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._offsets: Mapping[str, int] = {}
+
+    @property
+    def offsets(self) -> Mapping[str, int]:
+        return self._offsets
+
+    def account(self, account_id: str) -> Account | None:
+        held = self._accounts.get(account_id)
+        if held is not None:
+            self._accounts.move_to_end(account_id)
+            return held
+        key = account_id.encode()
+        parts = {table: value for table in self._core.tables if (value := self._store.get(table, key)) is not None}
+        return self._core.decode_account(parts) if parts else None
+
+    def remembered(self, key: bytes) -> Remembered | None:
+        value = self._store.get(DECISIONS, key)
+        return None if value is None else self._core.decode_remembered(value)
+
+    def reset(self) -> None:
+        self._accounts.clear()
+        held = self._store.get(PARTITION, OFFSETS_KEY)
+        self._offsets = {} if held is None else decode_offsets(held)
+
+    def publish(self, commit: Commit) -> None:
+        self._offsets = commit.offsets
+        for account_id, account in commit.accounts.items():
+            self._accounts[account_id] = account
+            self._accounts.move_to_end(account_id)
+        while len(self._accounts) > self._max:
+            self._accounts.popitem(last=False)
