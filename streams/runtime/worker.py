@@ -1,6 +1,7 @@
 """One worker process: checks, policies, app, reader; and an exit status that tells a clean stop from a failure."""
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -143,6 +144,9 @@ def _failed(reason: BaseException) -> int:
 
 async def _serve(worker: Worker) -> BaseException | None:
     await worker.start()
+    # Frozen values hold no cycles: looking for some after every 700 of them took a tenth of the CPU.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     return await worker.wait()
 
 

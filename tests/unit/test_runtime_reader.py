@@ -1,0 +1,288 @@
+"""The reader without a broker: how it takes partitions over, where it starts, how it sizes batches."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, cast
+
+import pytest
+from aiokafka.structs import ConsumerRecord
+
+from streams.core.records import INPUTS, PNL, SIGNALS
+from streams.core.rules import Rules
+from streams.runtime import reader as reading
+from streams.runtime.kafka import TopicPartition
+from streams.runtime.metrics import Metrics
+from streams.runtime.partition import Partition
+from streams.runtime.policies import Policies
+from streams.runtime.reader import Reader, ReaderError, Work
+from streams.runtime.settings import Settings
+from tests.integration.support import wait_for
+
+PLACES = {number: [TopicPartition(topic, number) for topic in INPUTS] for number in range(2)}
+HEADERS_MAX_BYTES = 64 * 1024
+
+
+class FakeConsumer:
+    """What the reader asks of aiokafka's consumer."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.positions: dict[TopicPartition, int] = {}
+        self.highwaters: dict[TopicPartition, int] = {}
+        self.partition_count = 2
+
+    def pause(self, *places: TopicPartition) -> None:
+        self.calls.append(("pause", set(places)))
+
+    def resume(self, *places: TopicPartition) -> None:
+        self.calls.append(("resume", set(places)))
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        self.calls.append(("seek", place))
+        self.positions[place] = offset
+
+    async def position(self, place: TopicPartition) -> int:
+        return self.positions[place]
+
+    def highwater(self, place: TopicPartition) -> int | None:
+        return self.highwaters.get(place)
+
+    def partitions_for_topic(self, _topic: str) -> set[int]:
+        return set(range(self.partition_count))
+
+
+class FakePartition:
+    """A partition that notes its batches and believes in whatever offsets it was given."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.offsets: dict[str, int] = {}
+        self.reported_policies = -1
+        self.fold_seconds = 0.0
+        self.batches: list[dict[str, int]] = []
+        self.opening = asyncio.Event()
+        self.opening.set()
+        self.closed = False
+
+    async def open(self) -> None:
+        await self.opening.wait()
+
+    async def process(self, records: Any, _rules: Rules, _unreported: object) -> None:
+        self.batches.append({topic: len(part) for topic, part in records.items()})
+        self.offsets |= {topic: part[-1].offset for topic, part in records.items()}
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Bench:
+    """A reader between a fake consumer and fake partitions."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = Settings(broker="kafka://nowhere:1", **settings)
+        self.consumer = FakeConsumer()
+        self.partitions = [FakePartition(number) for number in range(2)]
+        self.first: dict[TopicPartition, int] = {}
+        self.end: dict[TopicPartition, int] = {}
+        self.later_end: dict[TopicPartition, int] = {}
+        self.looked_up = 0
+        self.policies = Policies(self.settings, Rules(), lambda rules, _record: (rules, None))
+        self.reader = Reader(
+            self.settings,
+            policies=self.policies,
+            open_partition=lambda number: cast("Partition", self.partitions[number]),
+            hand_out=self.hand_out,
+            metrics=Metrics(),
+            partitions=2,
+        )
+        self.reader._consumer = self.consumer
+        self.reader._look_up_bounds = self.bounds  # type: ignore[method-assign]
+
+    async def hand_out(self, work: Work) -> None:
+        await work.run(self.policies)
+
+    async def bounds(self, places: list[TopicPartition]) -> reading._Bounds:
+        self.looked_up += 1
+        if self.looked_up > 1:
+            self.end |= self.later_end
+        return reading._Bounds(
+            {place: self.first.get(place, 0) for place in places}, {place: self.end.get(place, 100) for place in places}
+        )
+
+    async def serve(self, *numbers: int) -> None:
+        self.reader.assign([place for number in numbers for place in PLACES[number]])
+        await wait_for(lambda: self.reader.serving == set(numbers) or self.reader.crashed, 5, "serving")
+
+    def put(self, topic: str, offsets: Iterable[int], number: int = 0) -> None:
+        place = TopicPartition(topic, number)
+        fetched = [ConsumerRecord(topic, number, offset, 0, 0, b"a", b"{}", None, 1, 2, ()) for offset in offsets]
+        self.consumer.positions[place] = fetched[-1].offset + 1
+        self.reader._put(place, [reading._record(topic, one) for one in fetched])
+
+    def know(self, number: int = 0) -> None:
+        """Fetch responses have come for all topics, and say that there is no more than was put."""
+        self.consumer.highwaters |= {place: self.consumer.positions[place] for place in PLACES[number]}
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    one = Bench(batch_max_records=64, queue_max_records=8)
+    yield one
+    await one.reader.release()
+
+
+async def test_partitions_are_paused_first_and_resumed_only_when_open(bench: Bench) -> None:
+    bench.partitions[0].opening.clear()
+    bench.reader.assign(PLACES[0])
+    assert bench.consumer.calls[0] == ("pause", set(PLACES[0]))
+    assert {call for call, _ in bench.consumer.calls} == {"pause", "seek"}
+    bench.partitions[0].opening.set()
+    await wait_for(lambda: bench.reader.serving, 5, "serving")
+    assert bench.consumer.calls[-1] == ("resume", set(PLACES[0]))
+
+
+async def test_reading_starts_after_what_the_state_has_applied(bench: Bench) -> None:
+    bench.partitions[0].offsets = {SIGNALS: 41}
+    bench.first[TopicPartition(PNL, 0)] = 7
+    await bench.serve(0)
+    assert bench.consumer.positions[TopicPartition(SIGNALS, 0)] == 42
+    assert bench.consumer.positions[TopicPartition(PNL, 0)] == 7
+
+
+@pytest.mark.parametrize(
+    ("applied", "accept", "message"), [(5, False, "begins at offset 8"), (100, True, "ends at offset 100")]
+)
+async def test_input_that_is_gone_crashes_the_reader(applied: int, accept: bool, message: str) -> None:
+    bench = Bench(accept_gaps=accept)
+    bench.partitions[0].offsets = {SIGNALS: applied}
+    bench.first[TopicPartition(SIGNALS, 0)] = 8
+    await bench.serve(0)
+    assert message in str(bench.reader.crash_reason)
+    assert bench.partitions[0].closed
+
+
+async def test_what_a_former_owner_applied_meanwhile_is_no_loss(bench: Bench) -> None:
+    bench.partitions[0].offsets = {SIGNALS: 105}
+    bench.later_end[TopicPartition(SIGNALS, 0)] = 106
+    await bench.serve(0)
+    assert bench.consumer.positions[TopicPartition(SIGNALS, 0)] == 106
+    assert not bench.reader.crashed
+
+
+async def test_a_gap_may_be_accepted() -> None:
+    bench = Bench(accept_gaps=True)
+    bench.partitions[0].offsets = {SIGNALS: 5}
+    bench.first[TopicPartition(SIGNALS, 0)] = 8
+    await bench.serve(0)
+    assert bench.consumer.positions[TopicPartition(SIGNALS, 0)] == 8
+    await bench.reader.release()
+
+
+async def test_a_partition_without_all_inputs_is_refused(bench: Bench) -> None:
+    with pytest.raises(ReaderError, match="without all of its inputs"):
+        bench.reader.assign(PLACES[0][:3])
+
+
+async def test_a_topic_that_grew_is_refused(bench: Bench) -> None:
+    bench.consumer.partition_count = 3
+    with pytest.raises(ReaderError, match="has 3 partitions and had 2 at the start"):
+        bench.reader.assign(PLACES[0])
+
+
+async def test_signals_wait_until_every_other_input_was_fetched_and_read(bench: Bench) -> None:
+    await bench.serve(0)
+    bench.put(SIGNALS, range(2))
+    bench.put(PNL, range(3))
+    [partition, _] = bench.partitions
+    await wait_for(lambda: partition.batches == [{PNL: 3}], 5, "the batch without signals")
+    bench.know()
+    bench.consumer.highwaters[TopicPartition(PNL, 0)] = 4
+    bench.put(SIGNALS, range(2, 3))
+    await asyncio.wait_for(bench.reader._known_are_read(bench.reader._runners[0]), 5)
+    assert partition.batches == [{PNL: 3}]
+    # The last one known turns out to be a transaction's marker: the position passes it without a record.
+    bench.consumer.positions[TopicPartition(PNL, 0)] = 4
+    await wait_for(lambda: partition.batches == [{PNL: 3}, {SIGNALS: 3}], 5, "the signals")
+
+
+async def test_full_queues_pause_their_topic_and_low_ones_resume_it(bench: Bench) -> None:
+    await bench.serve(0)
+    bench.consumer.calls.clear()
+    bench.put(PNL, range(8))
+    assert bench.consumer.calls == [("pause", {TopicPartition(PNL, 0)})]
+    await wait_for(lambda: ("resume", {TopicPartition(PNL, 0)}) in bench.consumer.calls, 5, "the resume")
+
+
+async def is_applied(partition: FakePartition, offset: int) -> None:
+    await wait_for(lambda: partition.offsets.get(PNL) == offset, 5, f"offset {offset}")
+
+
+async def test_batches_shrink_while_folds_are_slow_and_grow_again(bench: Bench) -> None:
+    await bench.serve(0)
+    partition, runner = bench.partitions[0], bench.reader._runners[0]
+    partition.fold_seconds = 10.0
+    for offset in range(9):
+        bench.put(PNL, [offset])
+        await is_applied(partition, offset)
+    await wait_for(lambda: runner.batch_max_records == 1, 5, "the smallest batch")
+    partition.fold_seconds = 0.0
+    for offset in range(9, 17):
+        bench.put(PNL, [offset])
+        await is_applied(partition, offset)
+    await wait_for(lambda: runner.batch_max_records == 64, 5, "the largest batch")
+
+
+async def test_releasing_closes_all_also_those_that_are_still_opening(bench: Bench) -> None:
+    bench.partitions[1].opening.clear()
+    bench.reader.assign(PLACES[0] + PLACES[1])
+    await wait_for(lambda: bench.reader.serving == {0}, 5, "serving")
+    await asyncio.wait_for(bench.reader.release(), 5)
+    assert [partition.closed for partition in bench.partitions] == [True, True]
+    assert not bench.reader.serving
+    assert not bench.reader.crashed
+
+
+async def test_releasing_finishes_the_batch_under_way(bench: Bench) -> None:
+    let_go = asyncio.Event()
+
+    async def slow(work: Work) -> None:
+        await let_go.wait()
+        await work.run(bench.policies)
+
+    bench.reader._hand_out = slow
+    await bench.serve(0)
+    bench.put(PNL, [0])
+    runner = bench.reader._runners[0]
+    await wait_for(lambda: not runner.inbox.holds(PNL), 5, "the batch to be under way")
+    release = asyncio.create_task(bench.reader.release())
+    done, _ = await asyncio.wait({release}, timeout=0.05)
+    assert not done
+    let_go.set()
+    await asyncio.wait_for(release, 5)
+    assert bench.partitions[0].offsets == {PNL: 0}
+
+
+async def test_a_batch_that_never_ends_crashes_the_reader() -> None:
+    bench = Bench(batch_deadline_ms=50)
+
+    async def swallow(_work: Work) -> None:
+        """As an agent would that lost the batch."""
+
+    bench.reader._hand_out = swallow
+    await bench.serve(0)
+    bench.put(PNL, [0])
+    await wait_for(lambda: bench.reader.crashed, 5, "the crash")
+    assert "did not end before its deadline" in str(bench.reader.crash_reason)
+
+
+async def test_the_first_failure_is_the_reason(bench: Bench) -> None:
+    await bench.reader.fail(ValueError("first"))
+    await bench.reader.fail(ValueError("second"))
+    assert str(bench.reader.crash_reason) == "first"
+
+
+@pytest.mark.parametrize(("size_bytes", "kept"), [(HEADERS_MAX_BYTES - 1, True), (HEADERS_MAX_BYTES, False)])
+def test_headers_too_large_to_repeat_are_dropped(size_bytes: int, kept: bool) -> None:
+    headers = (("h", b"x" * size_bytes),)
+    record = reading._record(SIGNALS, ConsumerRecord(SIGNALS, 0, 0, 0, 0, b"a", b"{}", None, 1, 2, headers))
+    assert record.headers == (headers if kept else ())
