@@ -25,7 +25,7 @@ IdKind = Literal["signal", "fill", "command", "order"]
 _ZERO = Decimal(0)
 
 
-class Lock(Struct, frozen=True):
+class Lock(Struct, frozen=True, gc=False):
     """One reason that holds the account: the drawdown, its limit and base when it locked; None for MANUAL."""
 
     reason: str
@@ -36,14 +36,14 @@ class Lock(Struct, frozen=True):
     period_start_ms: int | None = None
 
 
-class Breach(Struct, frozen=True):
+class Breach(Struct, frozen=True, gc=False):
     """The last drawdown lock: remembered after the unlock."""
 
     reason: str
     at_ms: int
 
 
-class Standing(Struct, frozen=True, omit_defaults=True):
+class Standing(Struct, frozen=True, omit_defaults=True, gc=False):
     """Table ``accounts``: what operators and limits have made of the account."""
 
     profile: str | None = None  # set by command; None: as configured
@@ -53,7 +53,7 @@ class Standing(Struct, frozen=True, omit_defaults=True):
     last_breach: Breach | None = None
 
 
-class Period(Struct, frozen=True, omit_defaults=True):
+class Period(Struct, frozen=True, omit_defaults=True, gc=False):
     """A day or a week in progress, (start, end]; ``base`` is E₀ or E_w, ``opened`` the equity it was taken from."""
 
     start_ms: int
@@ -66,7 +66,7 @@ class Period(Struct, frozen=True, omit_defaults=True):
     warned: tuple[Decimal, ...] = ()
 
 
-class Drawdown(Struct, frozen=True, omit_defaults=True):
+class Drawdown(Struct, frozen=True, omit_defaults=True, gc=False):
     """Table ``drawdown``: the account's equity as last marked, and what it is compared with.
 
     ``usable``: the last update was; ``unfunded``: a withdrawal left E = 0. ``carried``: cash flow of unusable updates
@@ -89,7 +89,7 @@ class Drawdown(Struct, frozen=True, omit_defaults=True):
     rates: Mapping[str, Decimal] = {}
 
 
-class Position(Struct, frozen=True, omit_defaults=True):
+class Position(Struct, frozen=True, omit_defaults=True, gc=False):
     """A holding of one instrument at one venue; ``quantity`` is signed, ``stop`` the furthest since flat."""
 
     quantity: Decimal
@@ -97,7 +97,7 @@ class Position(Struct, frozen=True, omit_defaults=True):
     stop: Decimal | None = None
 
 
-class Book(Struct, frozen=True, omit_defaults=True):
+class Book(Struct, frozen=True, omit_defaults=True, gc=False):
     """Table ``positions``: instrument → venue → position (none of them 0), and last fill prices by instrument."""
 
     positions: Mapping[str, Mapping[str, Position]] = {}
@@ -113,7 +113,7 @@ class Book(Struct, frozen=True, omit_defaults=True):
         return None if venues is None else venues.get(venue)
 
 
-class Order(Struct, frozen=True, omit_defaults=True):
+class Order(Struct, frozen=True, omit_defaults=True, gc=False):
     """An approved order that is reserved or working. ``reduces``: an exit; ``overdue``: its WARNING was raised."""
 
     instrument: str
@@ -133,7 +133,7 @@ class Order(Struct, frozen=True, omit_defaults=True):
         return max(_ZERO, self.quantity - self.filled)
 
 
-class Orders(Struct, frozen=True, omit_defaults=True):
+class Orders(Struct, frozen=True, omit_defaults=True, gc=False):
     """Table ``orders``: open orders in order of approval, and recent approval times for the rate limit."""
 
     open: Mapping[str, Order] = {}
@@ -150,7 +150,7 @@ class Account(NamedTuple):
     orders: Orders = Orders()
 
 
-class Remembered(Struct, frozen=True, omit_defaults=True):
+class Remembered(Struct, frozen=True, omit_defaults=True, gc=False):
     """An id that was used: what to answer a repeat with, and until when; of a closed order its venue and stop."""
 
     first_id: str

@@ -11,6 +11,7 @@ from streams.core.fold import Batch, fold
 from streams.core.records import Record
 from streams.core.rules import rules_of
 from streams.core.state import Account, Remembered, decode_remembered
+from streams.runtime.worker import quieten_gc
 from tests.benchmarks.workload import Event, Workload, configuration
 
 ACCOUNTS = 1_000
@@ -92,5 +93,6 @@ def _median(topic: str | None) -> float:
         bench.microseconds(workload.first_marks())
         if topic is None:
             bench.microseconds(workload.events(EVENTS))  # until orders are open and positions held
+        quieten_gc()  # as a worker does
         rounds.append(bench.microseconds(workload.events(EVENTS) if topic is None else workload.of(topic, EVENTS)))
     return statistics.median(rounds)
