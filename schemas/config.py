@@ -8,9 +8,18 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
-from schemas.types import Id, read_amount
+from schemas.types import AMOUNT_PLACES_OUT, Id, read_amount
 
 LADDER = ("micro", "low", "normal", "aggressive")
 ProfileName = Literal["micro", "low", "normal", "aggressive"]
@@ -65,6 +74,12 @@ def _at_most_one(amount: Decimal) -> Decimal:
     return amount
 
 
+def _at_most_places_out(amount: Decimal) -> Decimal:
+    if amount != round(amount, AMOUNT_PLACES_OUT):
+        raise ValueError(f"has more than {AMOUNT_PLACES_OUT} places; round it")
+    return amount
+
+
 def _not_negative(amount: Decimal) -> Decimal:
     if amount < 0:
         raise ValueError("must not be negative")
@@ -79,6 +94,7 @@ _Number = Annotated[
 ]
 Positive = Annotated[_Number, AfterValidator(_positive)]
 Fraction = Annotated[_Number, AfterValidator(_positive), AfterValidator(_at_most_one)]
+Weight = Annotated[Fraction, AfterValidator(_at_most_places_out)]
 Rate = Annotated[_Number, AfterValidator(_not_negative), AfterValidator(_at_most_one)]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -162,6 +178,15 @@ class ControlsSection(Section):
     """Rules for operators."""
 
     two_person: Flag = False
+    auto_downgrade: Flag = False
+
+
+class VenueWatchSection(Section):
+    """When the steward marks a venue down: so many orders failed there in ``window``. Durations in milliseconds."""
+
+    orders: Count = 5
+    window: Duration = 60_000
+    cool_down: Duration = 300_000
 
 
 class RateLimitSection(Section):
@@ -183,6 +208,20 @@ class LimitsSection(Section):
     rate_limit: RateLimitSection | None = None
 
 
+class FanoutSection(Section):
+    """The accounts that share one strategy's signals: each gets its weight of the quantity."""
+
+    accounts: dict[Id, Weight]
+
+    @field_validator("accounts")
+    @classmethod
+    def _shares_of_one(cls, accounts: dict[str, Decimal]) -> dict[str, Decimal]:
+        total = sum(accounts.values(), Decimal(0))
+        if total != 1:
+            raise ValueError(f"weights sum to {total:f}, not to 1; change them until they do")
+        return accounts
+
+
 class InstrumentSection(Section):
     """Contract size and costs of one instrument."""
 
@@ -200,5 +239,18 @@ class ConfigFile(Section):
     profiles: dict[ProfileName, ProfileSection] = {}
     strategies: StrategiesSection = StrategiesSection()
     controls: ControlsSection = ControlsSection()
+    venue_watch: VenueWatchSection | None = None
     limits: LimitsSection = LimitsSection()
     instruments: dict[Id, InstrumentSection] = {}
+    fanout: dict[Id, FanoutSection] = {}
+
+    @model_validator(mode="after")
+    def _fanout_reaches_accounts(self) -> "ConfigFile":
+        for strategy, section in self.fanout.items():
+            if strategy in self.strategies.routes:
+                raise ValueError(f"fanout.{strategy}: the strategy has a route too; keep one of them")
+            for account in section.accounts:
+                if account not in self.accounts:
+                    key = f"fanout.{strategy}.accounts.{account}"
+                    raise ValueError(f"{key}: is not configured; add [accounts.{account}]")
+        return self

@@ -94,7 +94,23 @@ CONFIG = (
         "[controls]",
         config.ControlsSection,
         {
-            "two_person": ("flag", "`unlock`, `resume` and an upward `set_profile` need `approved_by` ≠ `operator`."),
+            "two_person": (
+                "flag",
+                "`unlock`, `resume`, an upward `set_profile` and policies that loosen need `approved_by` ≠ `operator`.",
+            ),
+            "auto_downgrade": (
+                "flag",
+                "`tidegate steward` moves an account that a drawdown has locked one rung down; never below `micro`.",
+            ),
+        },
+    ),
+    Section(
+        "[venue_watch]",
+        config.VenueWatchSection,
+        {
+            "orders": ("count", "So many orders that a venue rejected, or left to expire unfilled, …"),
+            "window": ("duration", "… in so long a time: `tidegate steward` marks it down. Without the table: never."),
+            "cool_down": ("duration", "How long it stays down, unless an operator decides otherwise."),
         },
     ),
     Section(
@@ -127,8 +143,21 @@ CONFIG = (
             "slippage": ("rate", "Expected slippage of an entry, of notional."),
         },
     ),
+    Section(
+        "[fanout.S]",
+        config.FanoutSection,
+        {
+            "accounts": (
+                '`{ a = "0.6", b = "0.4" }`',
+                (
+                    "Who shares strategy S's signals without account, by weights that sum to 1: each gets a signal "
+                    "`signal_id/account`. A strategy has a route or a fan-out."
+                ),
+            ),
+        },
+    ),
 )
-CONFIG_TABLES = ("accounts", "profiles", "strategies", "controls", "limits", "instruments")
+CONFIG_TABLES = ("accounts", "profiles", "strategies", "controls", "venue_watch", "limits", "instruments", "fanout")
 """Keys of the file that are tables, each described by a section of its own."""
 
 PROFILES: dict[str, tuple[str, str, str, str]] = {

@@ -16,6 +16,7 @@ CommandType = Literal["lock", "unlock", "set_profile", "halt", "resume", "releas
 Rebase = Literal["keep", "now"]
 Sequence = Annotated[int, Field(strict=True, gt=-(2**63), lt=2**63)]
 Flag = Annotated[bool, Field(strict=True)]
+Version = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
 
 
 class Input(BaseModel):
@@ -83,6 +84,7 @@ class Command(Input):
     rebase: Rebase | None = None
     profile: Id | None = None
     order_id: Id | None = None
+    down_only: Flag | None = None
     issued_at: Time
 
 
@@ -92,8 +94,12 @@ class Policy(Input):
     name: Id
     rule: dict[str, Any] | None
     operator: Text | None = None
+    approved_by: Text | None = None
     reason: Text | None = None
     issued_at: Time | None = None
+    expires_at: Time | None = None
+    then: dict[str, Any] | None = None
+    reverts: Version | None = None
 
 
 MODELS: dict[str, type[Input]] = {

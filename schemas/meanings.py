@@ -93,14 +93,20 @@ INPUT_FIELDS: dict[type[BaseModel], dict[str, str]] = {
         "`now`: the bases of the held reasons become the present equity.",
         "profile": "Of `set_profile`: the new profile. Of `unlock`: a lower one, optionally.",
         "order_id": "Of `release_order`: the open order that gives back what it reserves.",
+        "down_only": "Of `set_profile`: refuse instead of moving up.",
         "issued_at": "When it was given.",
     },
     inputs.Policy: {
         "name": "Which rule; see the table below.",
         "rule": "The rule; it replaces the former of that name as a whole. Null removes it.",
         "operator": "Who; for people.",
+        "approved_by": "The second operator of a change that loosens; for people.",
         "reason": "Why; for people.",
         "issued_at": "When; for people.",
+        "expires_at": "When the change ends: `tidegate steward` then publishes `then` under the same name.",
+        "then": "The rule after `expires_at`; null removes it.",
+        "reverts": "Of the record that ends a change: that change's version. Where another change of the name has come "
+        "since, the record does nothing.",
     },
 }
 

@@ -103,6 +103,8 @@ def _merged_accounts(table: dict[str, Any], named: dict[str, dict[str, str]]) ->
 def _say(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"] if part != "[key]") or "configuration"
     message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return str(message)  # of several tables together: it names its key itself
     if error["type"] == "extra_forbidden":
         return f"{key}: is not a key of the configuration; check its spelling"
     if error["type"] == "missing":

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from schemas.types import read_time
 from streams.core.decode import DEPTH_MAX, decode
+from streams.core.fanout import fan_out
 from streams.core.outputs import SCHEMA_VERSION, dead_letter_body
 from streams.core.records import CONTROLS, DEAD_LETTERS, FILLS, PNL, POLICIES, SIGNALS, Output, Record, text_of
 from streams.core.routing import account_of
@@ -67,12 +68,20 @@ class Replay:
         self._offsets[record.topic] = record.offset
         event = decode(record)
         account_id = account_of(event, self.rules)
+        if account_id is None and (fanned := fan_out(event, self.rules)) is not None:
+            return [output for one in fanned for output in self._fanned(record, one)]
         account = self.accounts.get(account_id or "", NEW_ACCOUNT)
         done = step(event, account_id, account, self._remembered.get, self.rules, record.timestamp_ms, self._basis)
         if done.account is not account and account_id is not None:
             self.accounts[account_id] = done.account
         self._remembered.update(done.remember)
         return list(done.outputs)
+
+    def _fanned(self, parent: Record, output: Output) -> list[Output]:
+        """A child is decided in its parent's place: no line of the log stands for it."""
+        if output.topic != SIGNALS:
+            return [output]
+        return self.apply(parent._replace(key=output.key, value=output.value))
 
     def _basis(self) -> Basis:
         offsets = {topic: offset for topic, offset in self._offsets.items() if topic != POLICIES}

@@ -22,7 +22,7 @@ from streams.core.state import Account
 
 # A fault in a field that a command does not use must not stop a lock or a halt.
 _FORM = ("type", "operator", "approved_by", "reason", "issued_at")
-_ARGUMENTS = {"unlock": ("rebase", "profile"), "set_profile": ("profile",), "release_order": ("order_id",)}
+_ARGUMENTS = {"unlock": ("rebase", "profile"), "set_profile": ("profile", "down_only"), "release_order": ("order_id",)}
 
 
 class RefusedError(Exception):
@@ -132,6 +132,8 @@ def _set_profile(command: Command, account: Account, situation: Situation) -> Ou
     before, profile = situation.profile_of(account), _named_profile(command, situation)
     rungs = LADDER.index(profile.name) - LADDER.index(before.name)
     if rungs > 0:
+        if command.down_only:
+            raise RefusedError(f"profile {profile.name!r} is above {before.name!r}, and down_only asks for a lower one")
         _need_second_operator(command, situation)
         if rungs > 1:
             raise RefusedError(f"profile {profile.name!r} is {rungs} above {before.name!r}; move up one at a time")

@@ -12,6 +12,7 @@ import orjson
 
 from schemas.types import write_time
 from streams.core.decode import decode
+from streams.core.fanout import fan_out
 from streams.core.outputs import SCHEMA_VERSION, dead_letter
 from streams.core.records import INPUTS, Output, Record
 from streams.core.routing import account_of
@@ -30,6 +31,7 @@ from streams.core.state import (
 from streams.core.step import Basis, step
 
 FORWARDED = "tidegate-forwarded-from"
+FORWARD_BYTES_MAX = 1_048_576
 
 
 class Batch(NamedTuple):
@@ -96,6 +98,9 @@ def fold(batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], i
         offsets[record.topic] = record.offset
         event = decode(record)
         account_id = account_of(event, rules)
+        if account_id is None and rules.fanouts and (children := fan_out(event, rules)) is not None:
+            outputs += children
+            continue
         if account_id is not None and partition_of(account_id) != batch.partition:
             forwarded += 1
             outputs.append(_forward(record, account_id))
@@ -128,6 +133,10 @@ def _forward(record: Record, account_id: str) -> Output:
     if any(name == FORWARDED for name, _ in record.headers):
         detail = f"account_id {account_id!r}: forwarded already and still on the wrong partition; align the routes"
         return dead_letter(record, "UNKNOWN_ACCOUNT", detail, account_id=account_id)
+    if len(record.value or b"") > FORWARD_BYTES_MAX:
+        # Compression let it in; uncompressed it would fail the transaction, and every one after it.
+        detail = f"value is larger than {FORWARD_BYTES_MAX} bytes and on the wrong partition; send it to its own"
+        return dead_letter(record, "MALFORMED", detail, account_id=account_id)
     headers = (*record.headers, (FORWARDED, origin.encode()))
     return Output(record.topic, account_id.encode(), record.value or b"", headers, record.timestamp_ms)
 

@@ -125,18 +125,22 @@ class Rules(Struct, frozen=True):
     """Everything that a decision depends on besides the account's state.
 
     ``configured_profiles`` and ``configured_lists`` are what a removed policy falls back on. ``lists`` is keyed by
-    profile name, ``""`` for the global one; ``states`` by policy name (``state/venue/V``).
+    profile name, ``""`` for the global one; ``fanouts`` by strategy: the weight of each account in its signals;
+    ``states`` by policy name (``state/venue/V``). ``versions``: by policy name, the version of the record that decides
+    about it now (also of one that removed the rule).
     """
 
     clock: str = "wall"
     two_person: bool = False
     accounts: Mapping[str, AccountRules] = {}
     routes: Mapping[str, Route] = {}
+    fanouts: Mapping[str, Mapping[str, Decimal]] = {}
     instruments: Mapping[str, Instrument] = {}
     limits: Limits = Limits()
     configured_profiles: Mapping[str, Profile] = field(default_factory=lambda: DEFAULT_PROFILES)
     configured_lists: Mapping[str, Lists] = {}
     version: int = 0
+    versions: Mapping[str, int] = {}
     profiles: Mapping[str, Profile] = field(default_factory=lambda: DEFAULT_PROFILES)
     lists: Mapping[str, Lists] = {}
     states: Mapping[str, str] = {}
@@ -186,6 +190,7 @@ def rules_of(config: ConfigFile) -> Rules:
             for name, account in config.accounts.items()
         },
         routes={name: Route(route.account, route.exchange) for name, route in config.strategies.routes.items()},
+        fanouts={name: section.accounts for name, section in config.fanout.items()},
         instruments={
             name: Instrument(one.multiplier, one.fee_rate, one.slippage) for name, one in config.instruments.items()
         },
@@ -207,7 +212,11 @@ def rules_of(config: ConfigFile) -> Rules:
 
 
 def apply_policy(rules: Rules, record: Record) -> tuple[Rules, Output | None]:
-    """The rules after one record of ``policies``, and the dead letter if its rule cannot be used."""
+    """The rules after one record of ``policies``, and the dead letter if its rule cannot be used.
+
+    A record that ``reverts`` a version other than the one that decides about its name now changes the version and
+    nothing else: the end of a temporary rule never undoes what an operator has set meanwhile.
+    """
     rules = replace(rules, version=record.offset + 1)
     raw, fault = parse_object(record.value)
     if raw is None:
@@ -215,17 +224,24 @@ def apply_policy(rules: Rules, record: Record) -> tuple[Rules, Output | None]:
     else:
         policy, faults = read_fields(Policy, raw)
         name, rule = policy.name or text_of(record.key), policy.rule
-        # Who and why are for people; a policy without them takes effect (contract, fine print).
-        faults = {key: text for key, text in faults.items() if key in ("name", "rule")}
+        # Who, why and until when are for people and the steward; a policy without them takes effect (fine print).
+        faults = {key: text for key, text in faults.items() if key in ("name", "rule", "reverts")}
+        if not faults and policy.reverts is not None and policy.reverts != rules.versions.get(policy.name):
+            return rules, None
     if not faults and name is not None:
         try:
-            return _with_rule(rules, name, rule), None
+            return _standing(_with_rule(rules, name, rule), name), None
         except ValueError as error:
             faults = {"rule": str(error)}
     if name is not None and _is_state(name):
-        rules = replace(rules, states={**rules.states, name: HALTED})
+        rules = _standing(replace(rules, states={**rules.states, name: HALTED}), name)
     detail = "; ".join(f"{key} {text}" for key, text in faults.items())
     return rules, dead_letter(record, "POLICY_UNUSABLE", f"policy {name!r}: {detail}")
+
+
+def _standing(rules: Rules, name: str) -> Rules:
+    """The rules with their last record as the one that decides about ``name``."""
+    return replace(rules, versions={**rules.versions, name: rules.version})
 
 
 def _is_state(name: str) -> bool:

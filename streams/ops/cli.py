@@ -7,8 +7,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from streams.ops import accounts, controls, policies, replaying, working
+from streams.ops import (
+    accounts,
+    controls,
+    drilling,
+    explain,
+    policies,
+    replaying,
+    stewarding,
+    unlocking,
+    whatif,
+    working,
+)
 from streams.ops.exits import MEANINGS, CommandError, ExitStatus
+from streams.ops.preflight import command as preflight
+from streams.ops.rollout import commands as rollout
 from streams.ops.terminal import show_error, silence_broken_pipe
 
 RUN, LOOK, OPERATE = "Run", "Look", "Operate"
@@ -77,15 +90,24 @@ def tidegate(
 
 
 app.command("worker", epilog=working.WORKER_EXAMPLES, rich_help_panel=RUN)(working.worker_command)
+app.command("steward", epilog=stewarding.EXAMPLES, rich_help_panel=RUN)(stewarding.steward_command)
 app.add_typer(working.topics, name="topics", rich_help_panel=RUN)
 app.command("replay", epilog=replaying.EXAMPLES, rich_help_panel=RUN)(replaying.replay_command)
 app.command("accounts", epilog=accounts.EXAMPLES, rich_help_panel=LOOK)(accounts.accounts_command)
+app.command("whatif", epilog=whatif.EXAMPLES, rich_help_panel=LOOK)(whatif.whatif_command)
+app.command("explain", epilog=explain.EXAMPLES, rich_help_panel=LOOK)(explain.explain_command)
+app.command("preflight", epilog=preflight.EXAMPLES, rich_help_panel=LOOK)(preflight.preflight_command)
 app.command("lock", epilog=controls.LOCK_EXAMPLES, rich_help_panel=OPERATE)(controls.lock)
 app.command("unlock", epilog=controls.UNLOCK_EXAMPLES, rich_help_panel=OPERATE)(controls.unlock)
+app.command("requests", epilog=unlocking.REQUESTS_EXAMPLES, rich_help_panel=OPERATE)(unlocking.list_requests)
+app.command("approve", epilog=unlocking.APPROVE_EXAMPLES, rich_help_panel=OPERATE)(unlocking.approve)
+app.command("reject", epilog=unlocking.REJECT_EXAMPLES, rich_help_panel=OPERATE)(unlocking.reject)
 app.command("halt", epilog=controls.HALT_EXAMPLES, rich_help_panel=OPERATE)(controls.halt)
 app.command("resume", epilog=controls.RESUME_EXAMPLES, rich_help_panel=OPERATE)(controls.resume)
+app.add_typer(drilling.drill, name="drill", rich_help_panel=OPERATE)
 app.add_typer(controls.profile, name="profile", rich_help_panel=OPERATE)
 app.add_typer(controls.order, name="order", rich_help_panel=OPERATE)
+app.add_typer(rollout.rollout, name="rollout", rich_help_panel=OPERATE)
 app.add_typer(policies.policy, name="policy", rich_help_panel=OPERATE)
 
 

@@ -95,6 +95,23 @@ async def give(settings: Settings, command: Mapping[str, Any], timeout_s: float 
         return Outcome(sent, answer, first, locks)
 
 
+async def given_before(settings: Settings, account_id: str, command_id: str) -> Outcome | None:
+    """What became of a command that was published earlier; None if it was not, or has no answer (yet, or any more)."""
+    layout = await broker.layout_of(settings)
+    places = _places(settings, layout, account_id)
+    partition = kafka.partition_of_key(account_id.encode(), layout.counts[CONTROLS])
+    controls = TopicPartition(TopicNames.of(settings).physical(CONTROLS), partition)
+    async with broker.reader(settings) as consumer:
+        consumer.assign(list(places))
+        end = (await broker.ends_of(consumer, [controls]))[controls]
+        answer = await _first_answer(settings, consumer, places, Sent(account_id, command_id, partition, end))
+    if answer is None:
+        return None
+    body = answer.body
+    offset = body["basis"]["offsets"][CONTROLS] if answer.done else body["offset"]
+    return Outcome(Sent(account_id, command_id, partition, offset), answer, answer)
+
+
 def _places(settings: Settings, layout: Layout, account_id: str) -> dict[TopicPartition, str]:
     """The partitions that can hold an answer to the account, by key, with their logical topics."""
     names = TopicNames.of(settings)

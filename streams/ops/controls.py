@@ -6,8 +6,8 @@ import typer
 
 from schemas.config import ProfileName
 from streams.ops import broker as kafka_broker
-from streams.ops.answers import in_words, lock_in_words
-from streams.ops.commanding import Outcome, give, new_command
+from streams.ops import unlocking
+from streams.ops.commanding import give, new_command
 from streams.ops.exits import CommandError, ExitStatus
 from streams.ops.options import (
     ACCOUNTABILITY,
@@ -22,8 +22,9 @@ from streams.ops.options import (
     connect,
     examples,
     operator_or_login,
+    rules_in,
 )
-from streams.ops.terminal import print_json, say
+from streams.ops.telling import tell
 from streams.runtime.settings import Settings
 
 Account = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Account id, as in `tidegate accounts`.")]
@@ -66,6 +67,11 @@ UNLOCK_EXAMPLES = examples(
     "",
     "# Start anew from present equity, one rung down, with a second operator:",
     "tidegate unlock main_binance --rebase now --profile micro --approved-by bob -r 'agreed with risk'",
+    "",
+    "# What would the gate say? Then ask a colleague, who approves from another desk:",
+    "tidegate unlock main_binance --rebase now --dry-run",
+    "tidegate unlock main_binance --rebase now --request -r 'feed glitch, positions reconciled'",
+    "tidegate approve u-1f0c22d9",
 )
 HALT_EXAMPLES = examples("tidegate halt main_binance --reason 'venue migration, no orders at all'")
 RESUME_EXAMPLES = examples("tidegate resume main_binance --reason 'positions reconciled'")
@@ -122,7 +128,12 @@ def lock(
 
 def unlock(
     account: Account,
-    reason: Reason,
+    reason: Annotated[
+        str | None,
+        typer.Option(
+            "--reason", "-r", metavar="TEXT", help="Why; it is kept with the record.", rich_help_panel=ACCOUNTABILITY
+        ),
+    ] = None,
     rebase: Annotated[
         Literal["keep", "now"],
         typer.Option(
@@ -135,6 +146,12 @@ def unlock(
         ProfileName | None, typer.Option("--profile", help="Go on with a lower profile.", show_default="as it is")
     ] = None,
     operator: Operator = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the gate would answer now, and why; publish nothing.")
+    ] = False,
+    request: Annotated[
+        bool, typer.Option("--request", help="Ask another operator for it: `tidegate approve` unlocks.")
+    ] = False,
     approved_by: ApprovedBy = None,
     command_id: CommandId = None,
     timeout: Timeout = 10,
@@ -145,22 +162,37 @@ def unlock(
     prefix: Prefix = None,
     app_id: AppId = None,
 ) -> None:
-    """Unlock an account: clear every reason that holds it, or be told why not."""
-    _give(
-        connect(config, broker, prefix, app_id),
-        new_command(
-            "unlock",
-            account,
-            operator_or_login(operator),
-            reason,
-            rebase=rebase,
-            profile=to_profile,
-            approved_by=approved_by,
-            command_id=command_id,
-        ),
-        None if no_wait else timeout,
-        as_json=as_json,
+    """Unlock an account: clear every reason that holds it, or be told why not.
+
+    [bold]--dry-run[/bold] needs no reason. It and [bold]--request[/bold] read the workers' configuration (--config).
+    """
+    if dry_run and request:
+        raise CommandError("--dry-run tries, --request asks; use one of them", ExitStatus.USAGE)
+    if request and (approved_by or command_id):
+        raise CommandError(
+            "--approved-by and --command-id do not go with --request",
+            ExitStatus.USAGE,
+            "the second operator approves with `tidegate approve REQUEST_ID`",
+        )
+    if not reason and not dry_run:
+        raise CommandError("--reason is missing; every command names one", ExitStatus.USAGE)
+    settings = connect(config, broker, prefix, app_id)
+    command = new_command(
+        "unlock",
+        account,
+        operator_or_login(operator),
+        reason or "dry run",
+        rebase=rebase,
+        profile=to_profile,
+        approved_by=approved_by,
+        command_id=command_id,
     )
+    if dry_run:
+        unlocking.try_unlock(settings, rules_in(config), command, as_json=as_json)
+    elif request:
+        unlocking.request_unlock(settings, rules_in(config), command, as_json=as_json)
+    else:
+        _give(settings, command, None if no_wait else timeout, as_json=as_json)
 
 
 def halt(
@@ -178,7 +210,7 @@ def halt(
 ) -> None:
     """Halt an account: nothing passes, not even an exit.
 
-    To forbid new risk only, use `tidegate lock`. To halt a venue, a strategy or everything, use `tidegate policy set`.
+    To forbid new risk only, use `tidegate lock`. To halt a venue, a strategy or everything, use `tidegate policy halt`.
     """
     _give(
         connect(config, broker, prefix, app_id),
@@ -280,42 +312,4 @@ def release_order(
 
 def _give(settings: Settings, command: dict[str, Any], timeout_s: float | None, *, as_json: bool) -> None:
     outcome = kafka_broker.run(give(settings, command, timeout_s), settings)
-    if as_json:
-        print_json(_document(outcome))
-    elif outcome.telling is not None:
-        if outcome.first is not None:
-            say(f"command {outcome.sent.command_id} was given before; nothing was done again")
-        say(in_words(outcome.telling), *map(lock_in_words, outcome.locks))
-    elif timeout_s is None:
-        say(f"{outcome.sent.account_id}: {command['type']} published as command {outcome.sent.command_id}")
-    status = _status(outcome, waited=timeout_s is not None)
-    if status == ExitStatus.UNANSWERED:
-        raise CommandError(
-            f"command {outcome.sent.command_id} is published, but no worker has answered within {timeout_s:g} s",
-            status,
-            "is a worker running? It will obey when it runs; to ask again without doing it twice, repeat with "
-            f"--command-id {outcome.sent.command_id}",
-        )
-    raise typer.Exit(status)
-
-
-def _status(outcome: Outcome, *, waited: bool) -> ExitStatus:
-    answer = outcome.telling
-    if answer is None:
-        return ExitStatus.UNANSWERED if waited else ExitStatus.DONE
-    return ExitStatus.DONE if answer.done else ExitStatus.REFUSED
-
-
-def _document(outcome: Outcome) -> dict[str, Any]:
-    sent, answer = outcome.sent, outcome.telling
-    result = "published" if answer is None else "done" if answer.done else "refused"
-    return {
-        "command_id": sent.command_id,
-        "account_id": sent.account_id,
-        "partition": sent.partition,
-        "offset": sent.offset,
-        "result": result,
-        "repeated": outcome.answer is not None and outcome.answer.repeats,
-        "answer": None if answer is None else {"topic": answer.topic, "value": dict(answer.body)},
-        "locks": [dict(body) for body in outcome.locks],
-    }
+    tell(outcome, str(command["type"]), timeout_s, as_json=as_json)

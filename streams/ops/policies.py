@@ -1,22 +1,21 @@
-"""``tidegate policy set | clear | list``: rules for everyone."""
+"""``tidegate policy …``: rules for everyone. Verbs for a desk's every day, and ``set`` and ``clear`` beside them."""
 
 import json
-import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import orjson
 import typer
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from schemas.types import TEXT_BYTES_MAX, write_time
+from schemas.config import ProfileName
+from schemas.types import write_time
 from streams.core.decode import parse_object
-from streams.core.records import POLICIES, Record
-from streams.core.rules import HALTED, Rules, apply_policy
-from streams.ops import broker as kafka_broker
+from streams.core.rules import HALTED, REDUCING, Rules
+from streams.ops import policy_edits, policy_history
 from streams.ops.exits import CommandError, ExitStatus
 from streams.ops.options import (
+    ACCOUNTABILITY,
     AppId,
     Broker,
     Config,
@@ -28,10 +27,10 @@ from streams.ops.options import (
     examples,
     operator_or_login,
 )
-from streams.ops.snapshot import PolicyLine, Snapshot, SnapshotReader
-from streams.ops.terminal import moment, plain_table, print_json, say, stdout
-from streams.runtime.settings import Settings
-from streams.runtime.topics import TopicNames
+from streams.ops.policy_change import Course, Terms, plain, policy_value, read_expiry
+from streams.ops.policy_making import editing, make, now_ms, read_policies, replacing
+from streams.ops.snapshot import PolicyLine
+from streams.ops.terminal import listed, moment, plain_table, print_json, say, stdout
 
 SET_HELP = escape("""Put a rule in force, in place of the former one of that name.
 
@@ -46,30 +45,108 @@ Names and their rules:
 """)
 
 SET_EXAMPLES = examples(
-    "# Stop everything, exits too:",
-    "tidegate policy set state/global '{\"state\": \"HALTED\"}' --reason 'exchange outage'",
+    "# Whole rules, for what has no verb of its own:",
+    "tidegate policy set strategies/micro '{\"whitelist\": [\"trend_follow_btc\"]}' -r 'first week of the desk'",
     "",
-    "# No new risk from one strategy; exits pass:",
-    "tidegate policy set state/strategy/trend_follow_btc '{\"state\": \"REDUCING\"}' -r 'backtest was wrong'",
-    "",
-    "# A venue is down, failover takes its entries; a tighter limit for everyone on a profile:",
-    "tidegate policy set venue/binance '{\"up\": false}' -r 'maintenance until 14:00'",
-    "tidegate policy set profile/normal '{\"max_daily_drawdown\": \"0.01\"}' -r 'CPI day'",
+    "# Until a time; then the rule that holds now comes back by itself:",
+    "tidegate policy set state/global '{\"state\": \"REDUCING\"}' -r 'payrolls' --expires 2h",
 )
 CLEAR_EXAMPLES = examples("tidegate policy clear state/global --reason 'exchange is back'")
 LIST_EXAMPLES = examples(
     "tidegate policy list",
     "tidegate policy list --json | jq -r '.policies[] | select(.name == \"state/global\").rule.state'",
 )
+HISTORY_EXAMPLES = examples(
+    "# Who changed what, when and why, newest last:",
+    "tidegate policy history",
+    "tidegate policy history profile/normal",
+    "tidegate policy history --json | jq '.changes[] | select(.operator == \"ann\")'",
+)
+ALLOW_EXAMPLES = examples(
+    "tidegate policy strategy allow trend_follow_btc --reason 'backtest corrected' --approved-by bob",
+    "tidegate policy strategy allow trend_follow_btc --profile micro -r 'first real trades'",
+)
+BLOCK_EXAMPLES = examples(
+    "# No new risk from it in any profile; exits pass. To stop exits too: tidegate policy halt --strategy",
+    "tidegate policy strategy block trend_follow_btc --reason 'orders every second'",
+    "tidegate policy strategy block mean_reversion_eth --profile aggressive -r 'too fast for it' --expires 1d",
+)
+LIMIT_EXAMPLES = examples(
+    "# A tighter day for everyone on a profile:",
+    "tidegate policy limit normal max_daily_drawdown=0.01 max_open_positions=3 -r 'CPI day' --expires 8h",
+    "",
+    "# Back to what tidegate.toml says; above the present limit, so somebody else agrees where two_person is on:",
+    "tidegate policy limit normal max_daily_drawdown=configured -r 'CPI is out' --approved-by bob",
+)
+VENUE_EXAMPLES = examples(
+    "# Entries go to the accounts' next venue:",
+    "tidegate policy venue binance down --reason 'maintenance' --expires 2026-12-01T14:00:00Z",
+    "tidegate policy venue binance up --reason 'maintenance ended early' --approved-by bob",
+)
+HALT_EXAMPLES = examples(
+    "# The kill switch. Nothing passes, not even exits:",
+    "tidegate policy halt --reason 'wrong prices everywhere'",
+    "tidegate policy halt --venue binance --reason 'it fills at wrong prices'",
+    "tidegate policy halt --strategy trend_follow_btc -r 'runs away'",
+)
+REDUCE_EXAMPLES = examples(
+    "# No new risk; exits pass:",
+    "tidegate policy reduce --reason 'payrolls at 13:30' --expires 1h",
+    "tidegate policy reduce --strategy trend_follow_btc -r 'backtest was wrong'",
+)
+RESUME_EXAMPLES = examples(
+    "tidegate policy resume --reason 'prices are right again' --approved-by bob",
+    "tidegate policy resume --venue binance -r 'venue confirmed'",
+)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the policy, for instance state/global.")]
+Strategy = Annotated[str, typer.Argument(metavar="STRATEGY", help="Its strategy_id, as in its signals.")]
+OfProfile = Annotated[
+    ProfileName | None, typer.Option("--profile", metavar="PROFILE", help="In this profile only.", show_default="all")
+]
+VenueScope = Annotated[str | None, typer.Option("--venue", metavar="V", help="One venue only.")]
+StrategyScope = Annotated[str | None, typer.Option("--strategy", metavar="S", help="One strategy only.")]
+ApprovedBy = Annotated[
+    str | None,
+    typer.Option(
+        "--approved-by",
+        metavar="NAME",
+        help="Second operator of a change that loosens, where controls.two_person asks for one.",
+        rich_help_panel=ACCOUNTABILITY,
+    ),
+]
+Expires = Annotated[
+    str | None,
+    typer.Option(
+        "--expires",
+        metavar="WHEN",
+        help="Until when: 30m, 2h, 1d or 2026-01-05T18:00:00Z. Then `tidegate steward` puts back what holds now.",
+        show_default="for good",
+        rich_help_panel=ACCOUNTABILITY,
+    ),
+]
 
 policy = typer.Typer(no_args_is_help=True)
+strategy = typer.Typer(no_args_is_help=True)
 
 
 @policy.callback()
 def _policy() -> None:
-    """Rules for everyone: they override configuration, at once and on every worker."""
+    """Rules for everyone: they override configuration, within a second and on every worker.
+
+    Where controls.two_person is on, whatever loosens needs a second operator; whatever restricts never does.
+    """
+
+
+@strategy.callback()
+def _strategy() -> None:
+    """Which strategies may open positions."""
+
+
+policy.add_typer(strategy, name="strategy")
+
+
+# -- changes -------------------------------------------------------------------------------------------------------
 
 
 @policy.command("set", help=SET_HELP, epilog=SET_EXAMPLES)
@@ -78,6 +155,8 @@ def set_policy(
     rule: Annotated[str, typer.Argument(metavar="RULE", help="The rule as a JSON object.")],
     reason: Reason,
     operator: Operator = None,
+    approved_by: ApprovedBy = None,
+    expires: Expires = None,
     as_json: Json = False,
     config: Config = None,
     broker: Broker = None,
@@ -86,10 +165,13 @@ def set_policy(
 ) -> None:
     """Put a rule in force, if the gate can use it."""
     settings = connect(config, broker, prefix, app_id)
-    raw, fault = parse_object(rule.encode(errors="surrogateescape"))
-    if raw is None:
+    terms = _terms(operator, reason, approved_by, expires)
+    parsed, fault = parse_object(rule.encode(errors="surrogateescape"))
+    if parsed is None:
         raise CommandError(f"RULE {fault}", ExitStatus.USAGE, 'quote it for the shell: \'{"state": "HALTED"}\'')
-    _publish(settings, name, rule, operator_or_login(operator), reason, as_json=as_json)
+    # Refused before Kafka is asked: a typo must not need a broker to be found.
+    policy_value(name, Course(parsed), terms, 0, rule)
+    make(settings, config, replacing(name, parsed, terms, typed=rule), as_json=as_json)
 
 
 @policy.command("clear", epilog=CLEAR_EXAMPLES)
@@ -97,6 +179,8 @@ def clear(
     name: Name,
     reason: Reason,
     operator: Operator = None,
+    approved_by: ApprovedBy = None,
+    expires: Expires = None,
     as_json: Json = False,
     config: Config = None,
     broker: Broker = None,
@@ -105,11 +189,203 @@ def clear(
 ) -> None:
     """Remove a rule: configuration counts again. Status 1 if no such rule is in force."""
     settings = connect(config, broker, prefix, app_id)
-    snapshot = kafka_broker.run(_read(settings, Rules()), settings)
-    if name not in snapshot.policies and name not in snapshot.unusable:
-        names = ", ".join(sorted(snapshot.policies)) or "none"
-        raise CommandError(f"policy {name!r} is not in force", ExitStatus.REFUSED, f"in force: {names}")
-    _publish(settings, name, None, operator_or_login(operator), reason, as_json=as_json)
+    terms = _terms(operator, reason, approved_by, expires)
+    make(settings, config, replacing(name, None, terms, lifts=True), as_json=as_json)
+
+
+@strategy.command("block", epilog=BLOCK_EXAMPLES)
+def block(
+    name: Strategy,
+    reason: Reason,
+    profile: OfProfile = None,
+    operator: Operator = None,
+    approved_by: ApprovedBy = None,
+    expires: Expires = None,
+    as_json: Json = False,
+    config: Config = None,
+    broker: Broker = None,
+    prefix: Prefix = None,
+    app_id: AppId = None,
+) -> None:
+    """Put a strategy on the blacklist: its entries are rejected, its exits pass."""
+    settings = connect(config, broker, prefix, app_id)
+    terms = _terms(operator, reason, approved_by, expires)
+    scope = profile or ""
+    make(
+        settings,
+        config,
+        editing(_lists_name(scope), lambda rules: policy_edits.block(rules, scope, name), terms),
+        as_json=as_json,
+    )
+
+
+@strategy.command("allow", epilog=ALLOW_EXAMPLES)
+def allow(
+    name: Strategy,
+    reason: Reason,
+    profile: OfProfile = None,
+    operator: Operator = None,
+    approved_by: ApprovedBy = None,
+    expires: Expires = None,
+    as_json: Json = False,
+    config: Config = None,
+    broker: Broker = None,
+    prefix: Prefix = None,
+    app_id: AppId = None,
+) -> None:
+    """Take a strategy off the blacklist, and put it on the whitelist if there is one.
+
+    Status 1 if that is so already. Both the lists for all profiles and those of the account's profile count.
+    """
+    settings = connect(config, broker, prefix, app_id)
+    terms = _terms(operator, reason, approved_by, expires)
+    scope = profile or ""
+    change = editing(_lists_name(scope), lambda rules: policy_edits.allow(rules, scope, name), terms, lifts=True)
+    make(settings, config, change, as_json=as_json)
+
+
+@policy.command("limit", epilog=LIMIT_EXAMPLES)
+def limit(
+    profile: Annotated[ProfileName, typer.Argument(metavar="PROFILE", help="micro, low, normal or aggressive.")],
+    pairs: Annotated[
+        list[str], typer.Argument(metavar="KEY=VALUE…", help="As in \\[profiles.P]; KEY=configured gives it back.")
+    ],
+    reason: Reason,
+    operator: Operator = None,
+    approved_by: ApprovedBy = None,
+    expires: Expires = None,
+    as_json: Json = False,
+    config: Config = None,
+    broker: Broker = None,
+    prefix: Prefix = None,
+    app_id: AppId = None,
+) -> None:
+    """Change limits of a capital profile; the others stay as they are.
+
+    Fractions are written as such (0.02 is 2 %). An account whose drawdown is above a tighter limit is locked with its
+    next pnl update.
+    """
+    settings = connect(config, broker, prefix, app_id)
+    terms = _terms(operator, reason, approved_by, expires)
+    values = policy_edits.read_limits(pairs)
+    name = f"profile/{profile}"
+    policy_value(name, Course(policy_edits.limits(values)(None)), terms, 0)
+    make(settings, config, editing(name, lambda _rules: policy_edits.limits(values), terms), as_json=as_json)
+
+
+@policy.command("venue", epilog=VENUE_EXAMPLES)
+def venue(
+    name: Annotated[str, typer.Argument(metavar="VENUE", help="As in exchange or failover of an account.")],
+    state: Annotated[Literal["up", "down"], typer.Argument(help="Whether orders may go there.")],
+    reason: Reason,
+    operator: Operator = None,
+    approved_by: ApprovedBy = None,
+    expires: Expires = None,
+    as_json: Json = False,
+    config: Config = None,
+    broker: Broker = None,
+    prefix: Prefix = None,
+    app_id: AppId = None,
+) -> None:
+    """Say that a venue is up or down. While it is down entries fail over, and its own exits are rejected.
+
+    Status 1 for a venue that no account knows, and for `up` where it is up.
+    """
+    settings = connect(config, broker, prefix, app_id)
+    terms = _terms(operator, reason, approved_by, expires)
+    up = state == "up"
+    make(
+        settings,
+        config,
+        replacing(f"venue/{name}", {"up": up}, terms, lifts=up, venue=name),
+        as_json=as_json,
+    )
+
+
+@policy.command("halt", epilog=HALT_EXAMPLES)
+def halt(
+    reason: Reason,
+    of_venue: VenueScope = None,
+    of_strategy: StrategyScope = None,
+    operator: Operator = None,
+    approved_by: ApprovedBy = None,
+    expires: Expires = None,
+    as_json: Json = False,
+    config: Config = None,
+    broker: Broker = None,
+    prefix: Prefix = None,
+    app_id: AppId = None,
+) -> None:
+    """The kill switch: nothing passes, not even an exit. For everyone, or one venue or strategy.
+
+    To stop one account only: `tidegate halt ACCOUNT`.
+    """
+    settings = connect(config, broker, prefix, app_id)
+    terms = _terms(operator, reason, approved_by, expires)
+    change = replacing(_state_name(of_venue, of_strategy), {"state": HALTED}, terms, venue=of_venue)
+    make(settings, config, change, as_json=as_json)
+
+
+@policy.command("reduce", epilog=REDUCE_EXAMPLES)
+def reduce(
+    reason: Reason,
+    of_venue: VenueScope = None,
+    of_strategy: StrategyScope = None,
+    operator: Operator = None,
+    approved_by: ApprovedBy = None,
+    expires: Expires = None,
+    as_json: Json = False,
+    config: Config = None,
+    broker: Broker = None,
+    prefix: Prefix = None,
+    app_id: AppId = None,
+) -> None:
+    """Let only orders pass that reduce a position. For everyone, or one venue or strategy."""
+    settings = connect(config, broker, prefix, app_id)
+    terms = _terms(operator, reason, approved_by, expires)
+    change = replacing(_state_name(of_venue, of_strategy), {"state": REDUCING}, terms, venue=of_venue)
+    make(settings, config, change, as_json=as_json)
+
+
+@policy.command("resume", epilog=RESUME_EXAMPLES)
+def resume(
+    reason: Reason,
+    of_venue: VenueScope = None,
+    of_strategy: StrategyScope = None,
+    operator: Operator = None,
+    approved_by: ApprovedBy = None,
+    expires: Expires = None,
+    as_json: Json = False,
+    config: Config = None,
+    broker: Broker = None,
+    prefix: Prefix = None,
+    app_id: AppId = None,
+) -> None:
+    """End `policy halt` or `policy reduce` of the same scope. Locks of accounts stay. Status 1 if there is nothing."""
+    settings = connect(config, broker, prefix, app_id)
+    terms = _terms(operator, reason, approved_by, expires)
+    change = replacing(_state_name(of_venue, of_strategy), None, terms, lifts=True)
+    make(settings, config, change, as_json=as_json)
+
+
+def _terms(operator: str | None, reason: str, approved_by: str | None, expires: str | None) -> Terms:
+    until_ms = None if expires is None else read_expiry(expires, now_ms())
+    return Terms(operator_or_login(operator), reason, approved_by, until_ms)
+
+
+def _lists_name(scope: str) -> str:
+    return f"strategies/{scope}" if scope else "strategies"
+
+
+def _state_name(of_venue: str | None, of_strategy: str | None) -> str:
+    if of_venue is not None and of_strategy is not None:
+        raise CommandError("--venue and --strategy are two scopes", ExitStatus.USAGE, "give them in two commands")
+    if of_venue is not None:
+        return f"state/venue/{of_venue}"
+    return "state/global" if of_strategy is None else f"state/strategy/{of_strategy}"
+
+
+# -- looking -------------------------------------------------------------------------------------------------------
 
 
 @policy.command("list", epilog=LIST_EXAMPLES)
@@ -120,9 +396,9 @@ def list_policies(
     prefix: Prefix = None,
     app_id: AppId = None,
 ) -> None:
-    """Show the rules in force: since which version, by whom, when and why."""
+    """Show the rules in force: since which version, by whom, when, why and until when."""
     settings = connect(config, broker, prefix, app_id)
-    snapshot = kafka_broker.run(_read(settings, Rules()), settings)
+    snapshot = read_policies(settings, Rules())
     lines = sorted(snapshot.policies.values(), key=lambda line: line.name or "")
     unusable = sorted(snapshot.unusable.values(), key=lambda line: line.version)
     if as_json:
@@ -145,60 +421,49 @@ def list_policies(
         say(Text(f"version {line.version} cannot be used, {effect}: {line.fault}", style="bold red"))
 
 
-async def _read(settings: Settings, rules: Rules) -> Snapshot:
-    reader = SnapshotReader(settings, rules, with_state=False)
-    async with kafka_broker.reader(settings) as consumer:
-        await reader.read(consumer)
-    return reader.snapshot
+@policy.command("history", epilog=HISTORY_EXAMPLES)
+def history(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One policy only.", show_default="all")] = None,
+    as_json: Json = False,
+    config: Config = None,
+    broker: Broker = None,
+    prefix: Prefix = None,
+    app_id: AppId = None,
+) -> None:
+    """Show every change of the rules, newest last: who, with whose approval, why, and what it changed.
 
-
-def _publish(settings: Settings, name: str, rule: str | None, operator: str, reason: str, *, as_json: bool) -> None:
-    value = policy_value(name, rule, operator, reason, time.time_ns() // 1_000_000)
-
-    version = kafka_broker.run(_append(settings, name, value), settings) + 1
+    Status 1 for a name that was never ruled on.
+    """
+    settings = connect(config, broker, prefix, app_id)
+    snapshot = read_policies(settings, Rules())
+    changes = [one for one in policy_history.changes(snapshot.history) if name is None or one.line.name == name]
+    if name is not None and not changes:
+        names = listed(sorted({line.name for line in snapshot.history if line.name is not None})) or "none yet"
+        raise CommandError(f"policy {name!r} was never set", ExitStatus.REFUSED, f"names with a history: {names}")
     if as_json:
-        print_json({"name": name, "version": version, "value": orjson.loads(value)})
+        documents = [
+            _document(one.line) | {"before": plain(one.before), "diff": list(one.diff), "effect": one.effect}
+            for one in changes
+        ]
+        print_json({"version": snapshot.rules.version, "changes": documents})
+    elif changes:
+        stdout().print(policy_history.table(changes))
     else:
-        done = "is in force" if rule is not None else "is removed"
-        say(f"{name} {done} for every decision with policy_version {version} or above")
-
-
-async def _append(settings: Settings, name: str, value: bytes) -> int:
-    """Publish a record of ``policies``; its offset."""
-    await kafka_broker.layout_of(settings)
-    written = await kafka_broker.publish(settings, TopicNames.of(settings).physical(POLICIES), name, value)
-    return int(written.offset)
-
-
-def policy_value(name: str, rule: str | None, operator: str, reason: str, now_ms: int) -> bytes:
-    """The value of a ``policies`` record, its rule exactly as it was typed. Raises CommandError if it is unusable."""
-    for option, text in (("--reason", reason), ("--operator", operator)):
-        if not text.strip() or len(text.encode(errors="replace")) > TEXT_BYTES_MAX:
-            raise CommandError(f"{option} has 1 to {TEXT_BYTES_MAX} bytes, not {text[:40]!r}", ExitStatus.USAGE)
-    fields: dict[str, Any] = {
-        "name": name,
-        "rule": None if rule is None else orjson.Fragment(rule),
-        "operator": operator,
-        "reason": reason,
-        "issued_at": write_time(now_ms),
-    }
-    value = orjson.dumps(fields)
-    _, letter = apply_policy(Rules(), Record(POLICIES, 0, 0, now_ms, name.encode(), value))
-    if letter is not None:
-        fault = str(orjson.loads(letter.value)["detail"])
-        raise CommandError(fault, ExitStatus.USAGE, "nothing was published; see `tidegate policy set --help`")
-    return value
+        say("no rule was ever set: configuration alone has counted")
 
 
 def _document(line: PolicyLine) -> dict[str, Any]:
     return {
         "name": line.name,
-        "rule": _plain(line.rule),
+        "rule": plain(line.rule),
         "version": line.version,
         "operator": line.operator,
+        "approved_by": line.approved_by,
         "reason": line.reason,
         "issued_at": line.issued_at,
         "published_at": write_time(line.timestamp_ms),
+        "expires_at": None if line.expires_at_ms is None else write_time(line.expires_at_ms),
+        "then": plain(line.then),
     }
 
 
@@ -208,20 +473,19 @@ def _table(lines: list[PolicyLine]) -> Table:
     table.add_column("Rule", overflow="fold")
     table.add_column("Version", justify="right")
     table.add_column("Since", no_wrap=True)
-    table.add_column("By")
+    until = any(line.expires_at_ms is not None for line in lines)
+    if until:
+        table.add_column("Until", no_wrap=True)
+    table.add_column("By", overflow="fold")
     table.add_column("Why", overflow="fold")
     for line in lines:
         table.add_row(
             Text(line.name or ""),
-            Text(json.dumps(_plain(line.rule), ensure_ascii=False)),
+            Text(json.dumps(plain(line.rule), ensure_ascii=False)),
             str(line.version),
             moment(line.timestamp_ms),
-            Text(line.operator or "–"),
+            *([moment(line.expires_at_ms) if line.expires_at_ms is not None else "–"] if until else []),
+            Text(policy_history.people(line)),
             Text(line.reason or "–"),
         )
     return table
-
-
-def _plain(rule: Any) -> Any:
-    """A rule as JSON; decimals are strings, as Tidegate writes them."""
-    return orjson.loads(orjson.dumps(rule, default=str))

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from schemas.types import read_time
 from streams.core.decode import parse_object
 from streams.core.records import POLICIES, Record, text_of
-from streams.core.rules import Rules, apply_policy
-from streams.core.state import TABLES, Account, decode_account
+from streams.core.rules import HALTED, Rules, apply_policy
+from streams.core.state import OFFSETS_KEY, PARTITION, TABLES, Account, decode_account
 from streams.ops import broker
 from streams.ops.exits import CommandError, ExitStatus
+from streams.runtime.partition import decode_offsets
 from streams.runtime.settings import Settings
 from streams.runtime.store import change_of
 from streams.runtime.topics import STATE, TopicNames
@@ -23,7 +25,12 @@ _POLL_MS = 200
 
 
 class PolicyLine(NamedTuple):
-    """One record of ``policies``, as it was written. ``fault``: why it cannot be used."""
+    """One record of ``policies``, as it was written.
+
+    ``fault``: why it cannot be used; ``halts``: its scope is HALTED by that. ``expires_at_ms``: when the rule ends by
+    itself; ``then``: the rule after it. ``reverts``: the version whose end this record is; ``outdated``: another rule
+    had come by then, so that it did nothing.
+    """
 
     name: str | None
     rule: Any
@@ -33,6 +40,12 @@ class PolicyLine(NamedTuple):
     version: int
     timestamp_ms: int
     fault: str | None = None
+    approved_by: str | None = None
+    expires_at_ms: int | None = None
+    then: Any = None
+    reverts: int | None = None
+    outdated: bool = False
+    halts: bool = False
 
 
 class Snapshot:
@@ -41,8 +54,9 @@ class Snapshot:
     def __init__(self, rules: Rules) -> None:
         """``rules``: the configuration's, before any policy."""
         self.rules = rules
-        self.policies: dict[str, PolicyLine] = {}
+        self.history: list[PolicyLine] = []
         self.unusable: dict[str | None, PolicyLine] = {}
+        self._stands: dict[str, PolicyLine] = {}
         self._records: dict[str, dict[str, bytes]] = {}
         self._accounts: dict[str, Account] = {}
 
@@ -63,16 +77,28 @@ class Snapshot:
         """One record of ``policies``, in offset order."""
         self.rules, letter = apply_policy(self.rules, record)
         line = _line(record, None if letter is None else str((parse_object(letter.value)[0] or {}).get("detail")))
+        decides = line.name is not None and self.rules.versions.get(line.name) == line.version
         if line.fault is not None:
             self.unusable[line.name] = line
-            if line.name is not None and line.name in self.rules.states:
+            if decides:
                 # A state that cannot be read is HALTED; any other rule leaves the old one standing.
-                self.policies[line.name] = line._replace(rule={"state": self.rules.states[line.name]})
-        elif line.name is not None:
+                line = line._replace(halts=True)
+                self._stands[line.name or ""] = line._replace(rule={"state": HALTED})
+        elif decides:
             self.unusable.pop(line.name, None)
-            self.policies.pop(line.name, None)
-            if line.rule is not None:
-                self.policies[line.name] = line
+            self._stands[line.name or ""] = line
+        else:
+            line = line._replace(outdated=True)
+        self.history.append(line)
+
+    @property
+    def policies(self) -> dict[str, PolicyLine]:
+        """The rules in force, by name."""
+        return {name: line for name, line in self._stands.items() if line.rule is not None}
+
+    def stands(self, name: str) -> PolicyLine | None:
+        """The record that decides about a name now; its rule is null where it removed one."""
+        return self._stands.get(name)
 
     @property
     def account_ids(self) -> list[str]:
@@ -98,6 +124,9 @@ class Snapshot:
 def _line(record: Record, fault: str | None) -> PolicyLine:
     raw, _ = parse_object(record.value)
     body: Mapping[str, Any] = raw or {}
+    then = body.get("then")
+    # A rule of which nobody could say what follows it does not end by itself.
+    ends = then is None or isinstance(then, dict)
     return PolicyLine(
         name=_text(body.get("name")) or text_of(record.key),
         rule=body.get("rule"),
@@ -107,6 +136,10 @@ def _line(record: Record, fault: str | None) -> PolicyLine:
         version=record.offset + 1,
         timestamp_ms=record.timestamp_ms,
         fault=fault,
+        approved_by=_text(body.get("approved_by")),
+        expires_at_ms=_time(body.get("expires_at")) if ends else None,
+        then=then if ends else None,
+        reverts=reverts if type(reverts := body.get("reverts")) is int else None,
     )
 
 
@@ -114,11 +147,19 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def _time(value: object) -> int | None:
+    try:
+        return read_time(value)
+    except ValueError:
+        return None
+
+
 class SnapshotReader:
-    """Reads the topics of one gate into a snapshot."""
+    """Reads the topics of one gate into a snapshot; ``applied``: by partition, the last offset of each input in it."""
 
     def __init__(self, settings: Settings, rules: Rules, *, with_state: bool) -> None:
         self.snapshot = Snapshot(rules)
+        self.applied: dict[int, Mapping[str, int]] = {}
         self._settings = settings
         self._with_state = with_state
         self._policies = TopicNames.of(settings).physical(POLICIES)
@@ -150,5 +191,8 @@ class SnapshotReader:
             self.snapshot.take_policy(
                 Record(POLICIES, record.partition, record.offset, record.timestamp, record.key, record.value)
             )
-        else:
-            self.snapshot.take_state(record.key, record.value)
+            return
+        self.snapshot.take_state(record.key, record.value)
+        table, key, value = change_of(record.key or b"", record.value)
+        if (table, key) == (PARTITION, OFFSETS_KEY) and value is not None:
+            self.applied[record.partition] = decode_offsets(value)

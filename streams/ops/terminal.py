@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from decimal import ROUND_FLOOR, Context, Decimal
 from typing import Any
 
@@ -19,6 +20,7 @@ from streams.ops.exits import CommandError
 _PIPE_COLUMNS = 160
 _PERCENT = Context(prec=60, rounding=ROUND_FLOOR)
 _ROUNDED = Context(prec=60)
+_LISTED_MAX = 10
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -69,6 +71,13 @@ def silence_broken_pipe() -> None:
     """Let the interpreter's last flush go nowhere: the reader (``| head``) has left, which is not worth a word."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: at most ten of them, so that a long list stays one line."""
+    shown = ", ".join(names[:_LISTED_MAX])
+    more = len(names) - _LISTED_MAX
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 # -- figures -------------------------------------------------------------------------------------------------------

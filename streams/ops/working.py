@@ -14,7 +14,7 @@ from streams.ops.exits import CommandError, ExitStatus
 from streams.ops.options import AppId, Broker, Config, Json, Prefix, connect, examples, rules_in
 from streams.ops.terminal import note, plain_table, print_json, say, stdout
 from streams.runtime.settings import Settings
-from streams.runtime.topics import FOREVER_MS, Layout, TopicNames, TopicsError, create_topics
+from streams.runtime.topics import FOREVER_MS, REQUESTS, Layout, TopicNames, TopicsError, create_topics
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -176,7 +176,9 @@ async def _create(settings: Settings, partitions: int, replication: int, retenti
     deadline_s = time.monotonic() + (_VISIBLE_DEADLINE_S if created else 0)
     while True:
         try:
-            return set(created), await kafka_broker.layout_of(settings)
+            layout = await kafka_broker.layout_of(settings)
+            if REQUESTS in layout.counts or time.monotonic() > deadline_s:
+                return set(created), layout
         except TopicsError:
             if time.monotonic() > deadline_s:
                 raise

@@ -1,18 +1,21 @@
 """The one place where Kafka clients are made, so that TLS, SASL and timeouts are the same for all of them."""
 
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import TopicPartition
 from faust.auth import Credentials, SASLCredentials, SSLCredentials
 
 from streams.runtime.settings import Security, Settings, SettingsError
 
-__all__ = ["TopicPartition", "admin", "consumer", "faust_credentials", "partition_of_key", "producer"]
+__all__ = ["TopicPartition", "admin", "client", "consumer", "faust_credentials", "partition_of_key", "producer"]
 
 # A producer sends one batch per partition and request: at the default 16 kB a transaction of 500 decisions
 # would take a hundred requests one after the other. It must stay below the topics' max.message.bytes.
@@ -43,6 +46,17 @@ def producer(settings: Settings, **options: Any) -> AIOKafkaProducer:
 def admin(settings: Settings) -> AIOKafkaAdminClient:
     """An admin client."""
     return AIOKafkaAdminClient(**_connection(settings))
+
+
+@asynccontextmanager
+async def client(settings: Settings) -> AsyncIterator[AIOKafkaClient]:
+    """A bare client, for requests that the admin client does not know. Raises KafkaError."""
+    one = AIOKafkaClient(**_connection(settings))
+    try:
+        await one.bootstrap()
+        yield one
+    finally:
+        await one.close()
 
 
 def faust_credentials(settings: Settings) -> Credentials | None:

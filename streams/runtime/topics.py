@@ -12,6 +12,8 @@ from streams.runtime.settings import Settings
 
 STATE = "state"
 JOURNAL = "journal"
+# What operators ask for, approve and sign. Workers neither read nor need it.
+REQUESTS = "requests"
 # One account's records of these topics are in the partition of the same number: whoever owns it has them all.
 CO_PARTITIONED = (SIGNALS, FILLS, PNL, CONTROLS, STATE, JOURNAL)
 FOREVER_MS = -1
@@ -39,7 +41,7 @@ class TopicNames:
 
     def __post_init__(self) -> None:
         names = {topic: self.prefix + topic for topic in (*INPUTS, POLICIES, *OUTPUTS)}
-        names |= {topic: f"{self.prefix}{self.app_id}-{topic}" for topic in (STATE, JOURNAL)}
+        names |= {topic: f"{self.prefix}{self.app_id}-{topic}" for topic in (STATE, JOURNAL, REQUESTS)}
         object.__setattr__(self, "_to_physical", names)
         object.__setattr__(self, "_to_logical", {physical: logical for logical, physical in names.items()})
 
@@ -55,8 +57,8 @@ class TopicNames:
         return self._to_logical[physical]
 
     def all(self) -> tuple[str, ...]:
-        """All names on the broker."""
-        return tuple(self._to_physical.values())
+        """All names on the broker that the gate cannot run without."""
+        return tuple(name for topic, name in self._to_physical.items() if topic != REQUESTS)
 
 
 async def create_topics(
@@ -84,6 +86,7 @@ async def create_topics(
     for topic in OUTPUTS:
         want(topic, partitions, retention_ms=output_retention_ms, max_message_bytes=_OUTPUT_MAX_BYTES)
     want(POLICIES, 1, retention_ms=FOREVER_MS, retention_bytes=-1)
+    want(REQUESTS, 1, retention_ms=FOREVER_MS, retention_bytes=-1)
     want(JOURNAL, partitions, retention_ms=journal_retention_ms, max_message_bytes=_OUTPUT_MAX_BYTES)
     want(
         STATE,
@@ -116,7 +119,7 @@ class Layout:
     partitions: int
     """Of the inputs, the state changelog and the journal."""
     counts: Mapping[str, int]
-    """Partitions of every topic, by logical name."""
+    """Partitions of every topic, by logical name; of ``requests`` only where it is there."""
     cluster_id: str
 
 
@@ -147,9 +150,11 @@ def check_counts(names: TopicNames, counts: Mapping[str, int]) -> tuple[int, Map
                 f"topic {names.physical(topic)} has {count} partitions, but {names.physical(first)} has {expected}: an "
                 "account's records would be spread over owners; recreate it with the same number of partitions"
             )
-    if (count := counts[names.physical(POLICIES)]) != 1:
-        raise TopicsError(
-            f"topic {names.physical(POLICIES)} has {count} partitions: policies are one sequence for everyone; "
-            "recreate it with one partition"
-        )
-    return expected, {names.logical(name): counts[name] for name in names.all()}
+    for topic in (POLICIES, REQUESTS):
+        if (count := counts.get(names.physical(topic), 1)) != 1:
+            raise TopicsError(
+                f"topic {names.physical(topic)} has {count} partitions: {topic} are one sequence for everyone; "
+                "recreate it with one partition"
+            )
+    present = [*names.all(), *(name for name in (names.physical(REQUESTS),) if counts.get(name))]
+    return expected, {names.logical(name): counts[name] for name in present}

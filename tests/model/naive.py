@@ -667,6 +667,8 @@ class NaiveGate:
         self.filled: dict[tuple[str, str], int] = {}
         self.commanded: dict[tuple[str, str], int] = {}
         self.policies: dict[str, Json] = {}
+        # By name, the version of the record that set or removed its rule last.
+        self.ruling_versions: dict[str, int] = {}
         self.policy_version = 0
         self.offsets: dict[int, dict[str, int]] = {}
 
@@ -773,12 +775,22 @@ class NaiveGate:
             # Choice: a rule that is absent is unusable; only an explicit null removes.
             if "rule" not in record:
                 raise Unreadable("there is no rule")
+            if record["rule"] is not None and not isinstance(record["rule"], dict):
+                raise Unreadable("the rule is not an object")
+            reverted = take(record, "reverts", read_count)
+            if reverted is BAD:
+                raise Unreadable("reverts is not a version")
+            # Choice: the end of a rule that is not in force any more does nothing, however its own rule reads.
+            if reverted is not None and reverted != self.ruling_versions.get(named):
+                return
             usable = usable_rule(named, record["rule"])
         except Unreadable as error:
             step.dead_letter("POLICY_UNUSABLE", str(error), None)
             if name is not None and state_scope(name) is not None:
                 self.policies[name] = {"state": "HALTED"}
+                self.ruling_versions[name] = self.policy_version
             return
+        self.ruling_versions[named] = self.policy_version
         if usable is None:
             self.policies.pop(named, None)
         else:
@@ -1266,12 +1278,17 @@ class NaiveGate:
             return release
 
         if kind == "set_profile":
+            down_only = take(record, "down_only", read_bool)
+            if down_only is BAD:
+                raise Refused("down_only is neither true nor false")
             if profile in (None, BAD):
                 raise Refused("profile is not known")
             rungs = PROFILES.index(profile) - PROFILES.index(account.profile)
             if rungs > 1:
                 raise Refused("a profile moves up one rung at a time")
             if rungs == 1:
+                if down_only is True:
+                    raise Refused("down_only asks for a lower profile")
                 if two_person and not has_second_person:
                     raise Refused("moving up needs a second person")
                 if account.locks:

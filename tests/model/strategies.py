@@ -713,6 +713,7 @@ class Scenario:
                     ("account_id", rng.choice(["nobody", None, 7])),
                     ("type", rng.choice(["explode", None])),
                     ("operator", rng.choice(["", None])),
+                    ("down_only", rng.choice([True, True, False, None, "yes"])),
                     ("reason", None),
                     ("issued_at", rng.choice(NOT_TIMES)),
                     ("rebase", "later"),
@@ -752,9 +753,18 @@ class Scenario:
                 ("weather", {"rain": True}),
             ]
         )
-        if rng.random() < 0.9:
+        if rng.random() < 0.5:
+            self._later("policies", lambda: self._ended(name))
+        elif rng.random() < 0.8:
             self._later("policies", lambda: {"name": name, "rule": None, "operator": "ann", "reason": "over"})
         return {"name": name, "rule": rule, "operator": "ann", "reason": "test", "issued_at": self._time(self.now_ms)}
+
+    def _ended(self, name: str) -> Json:
+        """The end of a temporary rule: mostly of the one in force, sometimes of another or of none."""
+        version = self.gate.ruling_versions.get(name, 1)
+        reverts = self.rng.choice([version, version, version, version + 1, max(1, version - 1), Raw("0"), "1", None])
+        rule = self.rng.choice([None, None, {"state": "REDUCING"}, {"up": False}])
+        return {"name": name, "rule": rule, "reverts": reverts, "operator": "tidegate", "reason": "expired"}
 
     def _tightened(self, account: Account) -> Json:
         """A policy that puts a limit at what the account has lost by now, or just beside it; a signal follows."""

@@ -17,7 +17,7 @@ from streams.core.state import NEW_ACCOUNT, changes_of
 from streams.ops.answers import Answer, Sent, answer_to, comes_with, in_words, lock_in_words
 from streams.ops.exits import CommandError
 from streams.ops.overview import Overview, by_urgency, document, overview
-from streams.ops.policies import policy_value
+from streams.ops.policy_change import Course, Terms, policy_value
 from streams.ops.snapshot import Snapshot
 from streams.ops.tables import account_page, accounts_table
 from streams.ops.terminal import age, amount, money, percent
@@ -310,7 +310,7 @@ def test_policies_in_force_are_the_last_usable_ones() -> None:
 def test_a_policy_keeps_the_digits_that_were_typed() -> None:
     rule = '{"max_daily_drawdown": 0.010000000000000000000000000001}'
 
-    value = policy_value("profile/normal", rule, "ann", "CPI day", AT_MS)
+    value = policy_value("profile/normal", Course(None), Terms("ann", "CPI day"), AT_MS, rule)
 
     assert rule.encode() in value
     assert orjson.loads(value)["issued_at"] == write_time(AT_MS)

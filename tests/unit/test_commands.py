@@ -300,6 +300,14 @@ def test_the_present_profile_is_accepted() -> None:
     assert desk.command("set_profile", profile="normal").names == ["PROFILE_CHANGED"]
 
 
+def test_set_profile_up_is_refused_where_only_down_was_asked_for() -> None:
+    """The steward's downgrade may arrive after an operator has moved the account further down."""
+    desk = Desk("micro")
+    desk.pnl("10000")
+    refused(desk.command("set_profile", profile="low", down_only=True), "down_only")
+    assert desk.command("set_profile", profile="micro", down_only=True).names == ["PROFILE_CHANGED"]
+
+
 def test_set_profile_up_is_refused_while_locked() -> None:
     desk = Desk("micro")
     desk.pnl("10000")

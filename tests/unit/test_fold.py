@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from schemas.outputs import Journal
-from streams.core.fold import Batch, fold, merge, now_of
+from streams.core.fold import FORWARD_BYTES_MAX, Batch, fold, merge, now_of
 from streams.core.records import Record
 from streams.core.rules import Rules
 from streams.core.state import (
@@ -265,3 +265,12 @@ def test_a_record_is_never_forwarded_twice() -> None:
 def test_every_input_topic_is_forwarded() -> None:
     commit = routed({"pnl": [pnl(0, account_id="other")], "fills": [record("fills", 0, value={"account_id": "other"})]})
     assert topics(commit) == ["fills", "pnl"]
+
+
+def test_a_value_too_large_to_be_sent_on_is_a_dead_letter() -> None:
+    """A compressed record can be larger than what a transaction may send: it must not fail every one after it."""
+    large = signal(0)
+    large = large._replace(value=(large.value or b"")[:-1] + b', "x": "' + b"x" * FORWARD_BYTES_MAX + b'"}')
+    commit = fold(Batch(0, {"signals": [large]}, T0), Memory(), rules_from(TABLE), lambda _account_id: 1)
+    assert [output.topic for output in commit.outputs] == ["dead-letters"]
+    assert json.loads(commit.outputs[0].value)["reason"] == "MALFORMED"

@@ -68,6 +68,89 @@ def test_a_rule_replaces_the_former_one_of_that_name_as_a_whole() -> None:
     assert said.check("MAX_OPEN_POSITIONS_EXCEEDED")["limit"] == "1"
 
 
+# -- the end of a temporary rule -----------------------------------------------------------------------------------
+
+
+def reverting(desk: Desk, name: str, rule: Any, version: Any) -> Said:
+    return desk.send("policies", {"name": name, "rule": rule, "reverts": version, "operator": "tidegate"}, key=name)
+
+
+def test_a_record_that_reverts_the_rule_in_force_takes_effect() -> None:
+    desk = funded()
+    desk.policy("state/global", {"state": "HALTED"})
+    assert reverting(desk, "state/global", {"state": "REDUCING"}, 1) == []
+    assert desk.signal().codes == ["TRADING_STATE_REDUCING"]
+    assert reverting(desk, "state/global", None, 2) == []
+    assert desk.signal().approved["basis"]["policy_version"] == 3
+
+
+@pytest.mark.parametrize("version", [1, 3, 4, 99])
+def test_a_record_that_reverts_another_version_changes_the_version_only(version: int) -> None:
+    desk = funded()
+    desk.policy("state/global", {"state": "ACTIVE"})
+    desk.policy("state/global", {"state": "HALTED"})
+    desk.policy("venue/kraken", {"up": False})
+    assert reverting(desk, "state/global", None, version) == []
+    said = desk.signal()
+    assert said.codes == ["TRADING_HALTED"]
+    assert said.rejected["basis"]["policy_version"] == 4
+
+
+def test_the_removal_of_a_rule_can_be_reverted_once() -> None:
+    desk = funded()
+    desk.policy("state/global", {"state": "HALTED"})
+    desk.policy("state/global", None)
+    assert reverting(desk, "state/global", {"state": "HALTED"}, 2) == []
+    assert desk.signal().codes == ["TRADING_HALTED"]
+    desk.policy("state/global", None)
+    assert reverting(desk, "state/global", {"state": "HALTED"}, 2) == []
+    assert desk.signal().approved
+
+
+def test_a_rule_that_could_not_be_used_does_not_replace_the_version_but_a_state_does() -> None:
+    desk = funded()
+    desk.policy("venue/binance", {"up": False})
+    desk.policy("venue/binance", {"up": "perhaps"})
+    assert reverting(desk, "venue/binance", None, 1) == []
+    assert desk.signal().approved
+    desk.policy("state/global", {"state": "ACTIVE"})
+    desk.policy("state/global", {"state": "OFF"})
+    assert reverting(desk, "state/global", None, 4) == []
+    assert desk.signal().codes == ["TRADING_HALTED"]
+    assert reverting(desk, "state/global", None, 5) == []
+    assert desk.signal().approved
+
+
+def test_a_late_end_is_ignored_whatever_its_rule() -> None:
+    desk = funded()
+    desk.policy("state/global", {"state": "ACTIVE"})
+    assert reverting(desk, "state/global", {"state": "OFF"}, 9) == []
+    assert desk.signal().approved
+
+
+@pytest.mark.parametrize("version", ["1", 0, -1, True, 1.5, [1]])
+def test_an_unreadable_version_makes_the_record_unusable(version: Any) -> None:
+    desk = funded()
+    desk.policy("venue/binance", {"up": False})
+    said = reverting(desk, "venue/binance", None, version)
+    unusable(said, "venue/binance")
+    assert "reverts" in said.letter["detail"]
+    assert "VENUE_UNAVAILABLE" in desk.signal().codes
+
+
+def test_null_reverts_nothing_and_takes_effect() -> None:
+    desk = funded()
+    assert reverting(desk, "state/global", {"state": "HALTED"}, None) == []
+    assert desk.signal().codes == ["TRADING_HALTED"]
+
+
+@pytest.mark.parametrize("fields", [{"expires_at": "soon"}, {"then": 5}, {"approved_by": 7}])
+def test_what_is_for_the_steward_and_for_people_makes_no_rule_unusable(fields: dict[str, Any]) -> None:
+    desk = funded()
+    assert desk.send("policies", {"name": "state/global", "rule": {"state": "HALTED"}, **fields}) == []
+    assert desk.signal().codes == ["TRADING_HALTED"]
+
+
 # -- states --------------------------------------------------------------------------------------------------------
 
 STATE_SCOPES = [("state/global", "global"), ("state/venue/binance", "venue"), ("state/strategy/trend", "strategy")]

@@ -3,7 +3,7 @@
 import pytest
 
 from streams.core.records import CONTROLS, FILLS, INPUTS, OUTPUTS, PNL, POLICIES, SIGNALS
-from streams.runtime.topics import CO_PARTITIONED, JOURNAL, STATE, TopicNames, TopicsError, check_counts
+from streams.runtime.topics import CO_PARTITIONED, JOURNAL, REQUESTS, STATE, TopicNames, TopicsError, check_counts
 
 NAMES = TopicNames("p.", "gate")
 GOOD = {name: 1 if NAMES.logical(name) == POLICIES else 6 for name in NAMES.all()}
@@ -37,9 +37,16 @@ def test_a_topic_with_other_partitions_is_named(topic: str) -> None:
         check_counts(NAMES, GOOD | {NAMES.physical(topic): 5})
 
 
-def test_policies_have_one_partition() -> None:
-    with pytest.raises(TopicsError, match=r"topic p\.policies has 2 partitions"):
-        check_counts(NAMES, GOOD | {NAMES.physical(POLICIES): 2})
+@pytest.mark.parametrize("topic", [POLICIES, REQUESTS])
+def test_what_is_one_sequence_has_one_partition(topic: str) -> None:
+    name = NAMES.physical(topic)
+    with pytest.raises(TopicsError, match=f"topic {name} has 2 partitions"):
+        check_counts(NAMES, GOOD | {name: 2})
+
+
+def test_the_gate_does_not_need_the_operators_topic() -> None:
+    assert REQUESTS not in check_counts(NAMES, GOOD)[1]
+    assert check_counts(NAMES, GOOD | {NAMES.physical(REQUESTS): 1})[1][REQUESTS] == 1
 
 
 def test_outputs_may_have_partitions_of_their_own() -> None:
