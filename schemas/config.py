@@ -24,7 +24,7 @@ from schemas.types import AMOUNT_PLACES_OUT, Id, read_amount
 LADDER = ("micro", "low", "normal", "aggressive")
 ProfileName = Literal["micro", "low", "normal", "aggressive"]
 
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", re.ASCII)
+_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)", re.ASCII)
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _CLOCK_TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])", re.ASCII)
 

@@ -87,7 +87,10 @@ CONFIG = (
         config.RouteSection,
         {
             "account": ("name", "Account of strategy S's signals that name none."),
-            "exchange": ("name", "Venue of S's orders in that account."),
+            "exchange": (
+                "name",
+                "Venue of S's orders there; a worker starts only if some configured account has it.",
+            ),
         },
     ),
     Section(
@@ -108,7 +111,7 @@ CONFIG = (
         "[venue_watch]",
         config.VenueWatchSection,
         {
-            "orders": ("count", "So many orders that a venue rejected, or left to expire unfilled, …"),
+            "orders": ("count", "So many orders that a venue rejected, or reported expired and unfilled, …"),
             "window": ("duration", "… in so long a time: `tidegate steward` marks it down. Without the table: never."),
             "cool_down": ("duration", "How long it stays down, unless an operator decides otherwise."),
         },

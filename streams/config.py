@@ -46,12 +46,26 @@ def parse_config(table: dict[str, Any], env: Mapping[str, str]) -> ConfigFile:
         raise ConfigError("\n".join(_say(one) for one in error.errors(include_url=False))) from None
 
 
+def refuse_misspelt_routes(rules: Rules) -> None:
+    """A route's venue that no account has would be approved and reach no exchange. Raises ConfigError.
+
+    The rules allow a venue that is not among its own account's; routes of accounts from elsewhere are not judged.
+    """
+    venues = {venue for account in rules.accounts.values() for venue in account.venues}
+    for strategy, route in rules.routes.items():
+        if route.account in rules.accounts and route.exchange is not None and route.exchange not in venues:
+            raise ConfigError(
+                f"strategies.routes.{strategy}.exchange: {route.exchange!r} is no account's exchange or failover; "
+                f"use one of {', '.join(sorted(venues)) or 'those (none is configured)'}"
+            )
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; give its path with --config") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, ArithmeticError, RecursionError) as error:
         raise ConfigError(f"{path}: is not TOML ({error})") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None

@@ -117,9 +117,9 @@ def read_line(line: str) -> Line:
 
 
 def _text(fields: dict[str, str], name: str) -> str:
-    value = json.loads(fields[name]) if name in fields else None
-    if not isinstance(value, str):
+    if not fields.get(name, "").startswith('"'):
         raise ValueError(f"{name} is missing or not a string")
+    value: str = json.loads(fields[name])
     return value
 
 

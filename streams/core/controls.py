@@ -21,8 +21,13 @@ from streams.core.rules import Profile
 from streams.core.state import Account
 
 # A fault in a field that a command does not use must not stop a lock or a halt.
-_FORM = ("type", "operator", "approved_by", "reason", "issued_at")
-_ARGUMENTS = {"unlock": ("rebase", "profile"), "set_profile": ("profile", "down_only"), "release_order": ("order_id",)}
+_FORM = ("type", "operator", "reason", "issued_at")
+_ARGUMENTS = {
+    "unlock": ("approved_by", "rebase", "profile"),
+    "resume": ("approved_by",),
+    "set_profile": ("approved_by", "profile", "down_only"),
+    "release_order": ("order_id",),
+}
 
 
 class RefusedError(Exception):
@@ -85,7 +90,9 @@ def _unlock(command: Command, account: Account, situation: Situation) -> Outcome
     profile = _lower_profile(command, before, situation)
     rebase = command.rebase or "keep"
     if rebase == "now":
-        if not has_equity(state) or situation.now_ms - state.as_of_ms > situation.rules.limits.max_pnl_age_ms:
+        if not has_equity(state) or not drawdown.is_fresh(
+            state, situation.now_ms, situation.rules.limits.max_pnl_age_ms
+        ):
             raise RefusedError("rebase 'now' needs equity within limits.max_pnl_age; wait for the next pnl update")
         state = drawdown.rebased(state, reasons)
     elif not has_equity(state) and reasons != {MANUAL}:

@@ -17,7 +17,7 @@ from streams.core.guard import Case, Check, Figure, inspect
 from streams.core.ledger import with_order
 from streams.core.outputs import order_id_of
 from streams.core.records import APPROVED, REJECTED
-from streams.core.state import Account, Order, Orders
+from streams.core.state import Account, Order, Orders, Remembered
 
 
 def decide(event: Event, account: Account, situation: Situation) -> Outcome:
@@ -27,6 +27,10 @@ def decide(event: Event, account: Account, situation: Situation) -> Outcome:
         letter = situation.dead_letter("TOO_OLD", "created_at is older than limits.dedup_horizon; send a new signal")
         return Outcome(account, (letter,))
     seen = situation.remembered("signal", signal.signal_id)
+    order_id = order_id_of(situation.account_id, signal.signal_id)
+    if seen is None and order_id in account.orders.open:
+        # Forgotten by time, but its order is still out: a second one under the same id would hide what it reserves.
+        seen = Remembered(order_id, situation.now_ms)
     if seen is not None:
         detail = f"signal_id {signal.signal_id!r} was decided already; a new decision needs a new id"
         return Outcome(account, (situation.dead_letter("DUPLICATE_SIGNAL", detail, seen.first_id),))
@@ -38,7 +42,6 @@ def decide(event: Event, account: Account, situation: Situation) -> Outcome:
     if failed:
         remember = situation.remember("signal", signal.signal_id, signal.signal_id, since_ms)
         return Outcome(account, (_rejection(case, failed),), (remember,))
-    order_id = order_id_of(situation.account_id, signal.signal_id)
     valid_until_ms = situation.now_ms + situation.rules.limits.order_valid_ms
     if signal.expires_at is not None:
         valid_until_ms = min(valid_until_ms, signal.expires_at)

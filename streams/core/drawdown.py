@@ -119,8 +119,14 @@ def mark(state: Drawdown, update: Pnl, account: AccountRules, profile: Profile) 
     assert hwm is not None
     assert day is not None
     assert week is not None
+    warned: list[Warned] = []
+    breached: list[Breached] = []
+    if equity == 0 and flow < 0 and equity - flow > 0:
+        if not state.unfunded:
+            # What was lost before the withdrawal took the rest is still a loss, on the bases as they were.
+            rolling, warned, breached = _test(replace(rolling, equity=equity - flow, unfunded=False), account, profile)
+        emptied = True
     if flow:
-        emptied = emptied or (equity == 0 and flow < 0 and equity - flow > 0)
         flowed = _flow(equity, flow, account)
         hwm, day, week = flowed(hwm), replace(day, base=flowed(day.base)), replace(week, base=flowed(week.base))
     if account.loss_basis == "base" and equity > 0:
@@ -143,7 +149,8 @@ def mark(state: Drawdown, update: Pnl, account: AccountRules, profile: Profile) 
         marks={**state.marks, **update.marks} if update.marks else state.marks,
         rates={**state.rates, **update.rates} if update.rates else state.rates,
     )
-    marked, warned, breached = _test(marked, account, profile)
+    marked, warned_now, breached_now = _test(marked, account, profile)
+    warned, breached = warned + warned_now, breached + breached_now
     marked = _roll_after(marked, as_of, account, profile, closed)
     return Marked(marked, tuple(closed), tuple(warned), tuple(breached))
 
@@ -269,6 +276,11 @@ def limits_of(state: Drawdown, profile: Profile) -> Iterator[Limit]:
 def has_equity(state: Drawdown) -> bool:
     """Whether there is an equity to decide on: the last update was usable, and not emptied by a withdrawal."""
     return state.usable and not state.unfunded
+
+
+def is_fresh(state: Drawdown, now_ms: int, age_ms_max: int) -> bool:
+    """Whether the last update is recent: neither older than allowed nor further ahead than an update may be."""
+    return -AHEAD_MS_MAX <= now_ms - state.as_of_ms <= age_ms_max
 
 
 def drawdown_from(state: Drawdown, base: Decimal, account: AccountRules) -> Decimal:
@@ -400,7 +412,7 @@ def _crossed(
         return ()
     return tuple(
         tier
-        for tier in sorted(profile.warning)
+        for tier in sorted(set(profile.warning))
         if tier not in told and reaches(state, limit.base, tier * limit.limit, account)
     )
 

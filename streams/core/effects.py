@@ -74,7 +74,9 @@ class Situation(NamedTuple):
         expires_ms = max(self.now_ms, since_ms) + self.rules.limits.dedup_horizon_ms
         memory = Remembered(first_id, expires_ms)
         if order is not None:
-            memory = Remembered(first_id, expires_ms, order.venue, order.stop)
+            memory = Remembered(
+                first_id, expires_ms, order.venue, order.stop, order.instrument, order.side, order.reduces
+            )
         return remembered_key(self.account_id, kind, one_id), memory
 
     def is_too_old(self, at_ms: int | None) -> bool:

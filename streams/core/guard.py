@@ -302,12 +302,13 @@ def risk_data_missing(case: Case) -> Check:
 
 
 def risk_data_stale(case: Case) -> Check | None:
-    """Equity is at most ``max_pnl_age`` old."""
+    """Equity is at most ``max_pnl_age`` old, and not from a future that would keep it fresh for ever."""
     if case.equity is None:
         return None
     age_ms = case.now_ms - case.account.drawdown.as_of_ms
     limit_ms = case.limits.max_pnl_age_ms
-    return Check(age_ms <= limit_ms, _seconds(age_ms), _seconds(limit_ms), "seconds", "account")
+    passed = drawdown.is_fresh(case.account.drawdown, case.now_ms, limit_ms)
+    return Check(passed, _seconds(age_ms), _seconds(limit_ms), "seconds", "account")
 
 
 def drawdown_unconfirmed(case: Case) -> Check | None:

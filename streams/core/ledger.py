@@ -49,7 +49,7 @@ def apply_fill(event: Event, account: Account, situation: Situation) -> Outcome:
     notes, orders, remember = _settle(fill, order, closed, account.orders, situation)
     book = account.book
     if fill.quantity > 0:
-        book = moved(book, fill, venue, origin.stop if origin is not None else None)
+        book = moved(book, fill, venue, _stop_of(origin, fill))
     remember = (situation.remember("fill", fill.fill_id, fill.fill_id, fill.filled_at), *remember)
     return Outcome(account._replace(book=book, orders=orders), notes, remember)
 
@@ -75,6 +75,13 @@ def _fault(event: Event) -> str | None:
     if fill.fee is not None and not fill.fee.is_finite():
         return f"fee {fill.fee} is not finite; leave it out or send 0"
     return None
+
+
+def _stop_of(origin: Order | Remembered | None, fill: Fill) -> Decimal | None:
+    """The stop of the entry that the fill belongs to. One that the fill contradicts would read as no risk at all."""
+    if origin is None or origin.reduces or (origin.instrument, origin.side) != (fill.instrument, fill.side):
+        return None
+    return origin.stop
 
 
 Settled = tuple[tuple[Note, ...], Orders, tuple[tuple[bytes, Remembered], ...]]

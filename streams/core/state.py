@@ -151,12 +151,15 @@ class Account(NamedTuple):
 
 
 class Remembered(Struct, frozen=True, omit_defaults=True, gc=False):
-    """An id that was used: what to answer a repeat with, and until when; of a closed order its venue and stop."""
+    """An id that was used: what to answer a repeat with, and until when; of a closed order what a late fill needs."""
 
     first_id: str
     expires_ms: int
     venue: str | None = None
     stop: Decimal | None = None
+    instrument: str | None = None
+    side: str | None = None
+    reduces: bool = False
 
 
 class Change(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from streams.config import ConfigError, load_config, load_rules
+from streams.config import ConfigError, load_config, load_rules, refuse_misspelt_routes
 from streams.core.rules import Rules
 from streams.ops.exits import CommandError, ExitStatus
 from streams.runtime.settings import Settings, SettingsError
@@ -132,6 +132,16 @@ def rules_in(path: Path | None, environ: Mapping[str, str] | None = None) -> Rul
         return load_rules(path, os.environ if environ is None else environ)
     except ConfigError as error:
         raise _refused(error) from None
+
+
+def rules_to_run(path: Path | None) -> Rules:
+    """``rules_in`` for a worker: also refused where an approval could reach no exchange."""
+    rules = rules_in(path)
+    try:
+        refuse_misspelt_routes(rules)
+    except ConfigError as error:
+        raise _refused(error) from None
+    return rules
 
 
 def operator_or_login(operator: str | None) -> str:

@@ -199,9 +199,7 @@ def document(one: Overview) -> dict[str, Any]:
             }
             for lock in one.locks
         ],
-        "last_breach": None
-        if one.last_breach is None
-        else {"reason": one.last_breach.reason, "at": write_time(one.last_breach.at_ms)},
+        "last_breach": breach_document(one.last_breach),
         "drawdowns": [
             {
                 "name": line.name,
@@ -241,6 +239,11 @@ def document(one: Overview) -> dict[str, Any]:
             for line in one.orders
         ],
     }
+
+
+def breach_document(breach: Breach | None) -> dict[str, str] | None:
+    """The last breach as JSON."""
+    return None if breach is None else {"reason": breach.reason, "at": write_time(breach.at_ms)}
 
 
 def _amount(value: Decimal | None) -> str | None:

@@ -99,6 +99,8 @@ RESUME_EXAMPLES = examples(
     "tidegate policy resume --venue binance -r 'venue confirmed'",
 )
 
+OVERDUE = "overdue: is `tidegate steward` running?"
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the policy, for instance state/global.")]
 Strategy = Annotated[str, typer.Argument(metavar="STRATEGY", help="Its strategy_id, as in its signals.")]
 OfProfile = Annotated[
@@ -396,22 +398,26 @@ def list_policies(
     prefix: Prefix = None,
     app_id: AppId = None,
 ) -> None:
-    """Show the rules in force: since which version, by whom, when, why and until when."""
+    """Show the rules in force: since which version, by whom, when, why and until when.
+
+    A rule that is in force after its end is marked as overdue: `tidegate steward` is what ends it.
+    """
     settings = connect(config, broker, prefix, app_id)
     snapshot = read_policies(settings, Rules())
     lines = sorted(snapshot.policies.values(), key=lambda line: line.name or "")
     unusable = sorted(snapshot.unusable.values(), key=lambda line: line.version)
+    at_ms = now_ms()
     if as_json:
         print_json(
             {
                 "version": snapshot.rules.version,
-                "policies": [_document(line) for line in lines],
+                "policies": [_document(line) | {"overdue": _is_overdue(line, at_ms)} for line in lines],
                 "unusable": [_document(line) | {"fault": line.fault} for line in unusable],
             }
         )
         return
     if lines:
-        stdout().print(_table(lines))
+        stdout().print(_table(lines, at_ms))
     else:
         say("no rule is in force: configuration alone counts")
     say(Text(f"\npolicy version {snapshot.rules.version}", style="dim"))
@@ -467,7 +473,19 @@ def _document(line: PolicyLine) -> dict[str, Any]:
     }
 
 
-def _table(lines: list[PolicyLine]) -> Table:
+def _is_overdue(line: PolicyLine, at_ms: int) -> bool:
+    """Whether a rule in force should have ended by now."""
+    return line.expires_at_ms is not None and line.expires_at_ms <= at_ms
+
+
+def _until(line: PolicyLine, at_ms: int) -> Text:
+    if line.expires_at_ms is None:
+        return Text("–")
+    end = moment(line.expires_at_ms)
+    return Text(f"{end}\n{OVERDUE}", style="bold red") if _is_overdue(line, at_ms) else Text(end)
+
+
+def _table(lines: list[PolicyLine], at_ms: int) -> Table:
     table = plain_table()
     table.add_column("Name", style="bold", overflow="fold")
     table.add_column("Rule", overflow="fold")
@@ -484,7 +502,7 @@ def _table(lines: list[PolicyLine]) -> Table:
             Text(json.dumps(plain(line.rule), ensure_ascii=False)),
             str(line.version),
             moment(line.timestamp_ms),
-            *([moment(line.expires_at_ms) if line.expires_at_ms is not None else "–"] if until else []),
+            *([_until(line, at_ms)] if until else []),
             Text(policy_history.people(line)),
             Text(line.reason or "–"),
         )

@@ -21,6 +21,8 @@ from streams.ops.exits import CommandError, ExitStatus
 from streams.ops.loosening import loosened
 from streams.ops.snapshot import PolicyLine
 
+ASK_SOMEBODY = "nothing was published; have a second operator agree and repeat with --approved-by THEIR_NAME"
+
 Rule = Mapping[str, Any] | None
 """A rule as JSON; None: no policy, configuration counts."""
 
@@ -121,17 +123,23 @@ def what_loosens(rules: Rules, name: str, before: Course, after: Course, now_ms:
 
 def require_second_operator(rules: Rules, terms: Terms, loosens: tuple[str, ...]) -> None:
     """The two-person rule. Raises CommandError where it asks for somebody else's agreement."""
-    if not (loosens and rules.two_person):
-        return
+    lacking = lacks_second_operator(terms)
+    if loosens and rules.two_person and lacking is not None:
+        raise CommandError(
+            f"this loosens what holds now, and {lacking} (controls.two_person): {'; '.join(loosens)}",
+            ExitStatus.REFUSED,
+            ASK_SOMEBODY,
+        )
+
+
+def lacks_second_operator(terms: Terms) -> str | None:
+    """Why ``terms`` name nobody beside the operator, in words; None if they do."""
     approved_by = (terms.approved_by or "").strip()
-    if approved_by and approved_by.casefold() != terms.operator.strip().casefold():
-        return
-    given = f"--approved-by {approved_by} is the operator too" if approved_by else "no second operator is named"
-    raise CommandError(
-        f"this loosens what holds now, and {given} (controls.two_person): {'; '.join(loosens)}",
-        ExitStatus.REFUSED,
-        "nothing was published; have a second operator agree and repeat with --approved-by THEIR_NAME",
-    )
+    if not approved_by:
+        return "no second operator is named"
+    if approved_by.casefold() == terms.operator.strip().casefold():
+        return f"--approved-by {approved_by} is the operator too"
+    return None
 
 
 def _as_the_gate_would(rules: Rules, name: str, rule: Rule) -> Rules:

@@ -85,8 +85,6 @@ def make(settings: Settings, config: Path | None, change: Change, *, as_json: bo
     if loosens and fault is not None:
         raise fault
     require_second_operator(rules, change.terms, loosens)
-    if loosens and config is None and not DEFAULT_PATH.exists():
-        note(f"no configuration was read here ({DEFAULT_PATH}): taken as controls.two_person = false")
     version = kafka_broker.run(_append(settings, change.name, value), settings) + 1
     if version != snapshot.rules.version + 1:
         note("another policy was published in the same moment; compare with `tidegate policy history`")
@@ -110,14 +108,22 @@ def now_ms() -> int:
 def _configured(config: Path | None, name: str) -> tuple[Rules, CommandError | None]:
     """The configuration's rules; a fault in them is only kept where they are not needed to judge a change.
 
-    A kill switch must not wait for somebody else's spelling mistake.
+    A kill switch must not wait for somebody else's spelling mistake, nor for the right directory.
     """
     try:
-        return rules_in(config), None
+        rules = rules_in(config)
     except CommandError as error:
         if name.startswith(("profile/", "strategies")):
             raise
         return Rules(), error
+    # Without a file, accounts come from QT_ACCOUNT_… alone.
+    if config is None and not DEFAULT_PATH.exists() and not rules.accounts:
+        return rules, CommandError(
+            "this loosens what holds now, and no configuration was read that says who must agree (controls.two_person)",
+            ExitStatus.USAGE,
+            f"nothing was published; give the workers' --config, or go to the directory of their {DEFAULT_PATH}",
+        )
+    return rules, None
 
 
 async def _read(settings: Settings, rules: Rules) -> Snapshot:

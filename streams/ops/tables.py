@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streams.core.rules import ACTIVE, HALTED, REDUCING
+from streams.core.state import Breach
 from streams.ops.overview import GLOBAL_POLICY, LimitLine, Overview
 from streams.ops.terminal import age, amount, moment, money, percent, plain_table
 
@@ -188,9 +189,13 @@ def _facts(one: Overview, now_ms: int) -> Table:
     if one.timezone:
         grid.add_row("Time zone", one.timezone)
     grid.add_row("Equity", _equity_fact(one, now_ms))
-    breach = one.last_breach
-    grid.add_row("Last breach", f"{breach.reason}, {moment(breach.at_ms)}" if breach is not None else "none")
+    grid.add_row("Last breach", "none" if one.last_breach is None else breach_in_words(one.last_breach))
     return grid
+
+
+def breach_in_words(breach: Breach) -> str:
+    """Which limit was breached, and when."""
+    return f"{breach.reason}, {moment(breach.at_ms)}"
 
 
 def _equity_fact(one: Overview, now_ms: int) -> Text:

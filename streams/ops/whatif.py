@@ -17,13 +17,15 @@ from streams.core.decode import Event, decode, parse_object
 from streams.core.guard import Case, inspect
 from streams.core.records import APPROVED, DEAD_LETTERS, POLICIES, REJECTED, SIGNALS, Record
 from streams.core.rules import Rules
-from streams.core.state import DECISIONS, NEW_ACCOUNT, Account, Remembered, decode_remembered, remembered_key
+from streams.core.state import DECISIONS, NEW_ACCOUNT, Account, Breach, Remembered, decode_remembered, remembered_key
 from streams.core.step import ARITHMETIC, step
 from streams.ops import broker as kafka_broker
 from streams.ops.checks import CheckLine, check_document, check_line, checks_table
 from streams.ops.exits import CommandError, ExitStatus
 from streams.ops.options import AppId, Broker, Config, Json, Prefix, connect, examples, rules_in
+from streams.ops.overview import breach_document
 from streams.ops.snapshot import Snapshot
+from streams.ops.tables import breach_in_words
 from streams.ops.terminal import note, print_json, say, stdout
 from streams.runtime import kafka
 from streams.runtime.settings import Settings
@@ -44,7 +46,10 @@ EXAMPLES = examples(
 
 
 class Answer(NamedTuple):
-    """What the gate would do. ``verdict``: approved, rejected, or dead-lettered (then without checks, but with why)."""
+    """What the gate would do. ``verdict``: approved, rejected, or dead-lettered (then without checks, but with why).
+
+    ``last_breach``: the account's, also after its unlock.
+    """
 
     account_id: str
     signal_id: str | None
@@ -55,6 +60,7 @@ class Answer(NamedTuple):
     reduces: bool
     trading_state: str | None
     profile: str | None
+    last_breach: Breach | None
     checks: tuple[CheckLine, ...]
 
 
@@ -69,10 +75,21 @@ def answer(record: Record, account_id: str, account: Account | None, memory: Rem
     done = step(event, account_id, account or NEW_ACCOUNT, lambda _: memory, rules, now_ms, basis)
     decision = next((one for one in done.outputs if one.topic in (APPROVED, REJECTED)), None)
     signal_id = getattr(event.body, "signal_id", None)
+    breach = (account or NEW_ACCOUNT).standing.last_breach
     if decision is None:
         letter = next(orjson.loads(one.value) for one in done.outputs if one.topic == DEAD_LETTERS)
         return Answer(
-            account_id, signal_id, "dead-lettered", letter["reason"], letter["detail"], None, False, None, None, ()
+            account_id,
+            signal_id,
+            "dead-lettered",
+            letter["reason"],
+            letter["detail"],
+            None,
+            False,
+            None,
+            None,
+            breach,
+            (),
         )
     case, checks = examine(event, account_id, account, rules, now_ms)
     failed = next((line.code for line in checks if not line.passed), None)
@@ -86,6 +103,7 @@ def answer(record: Record, account_id: str, account: Account | None, memory: Rem
         case.reduces,
         lock.shown_state(rules, case.account.standing, case.venue.name, case.signal.strategy_id),
         case.profile.name if case.known else None,
+        breach,
         checks,
     )
 
@@ -215,10 +233,13 @@ def _show(found: Answer, policy_version: int) -> None:
     say(
         Text(
             f"{kind} at {found.venue or 'no venue'}, profile {found.profile or '–'}, trading state "
-            f"{found.trading_state}, policy version {policy_version}; nothing was published\n",
+            f"{found.trading_state}, policy version {policy_version}; nothing was published",
             style="dim",
         )
     )
+    if found.last_breach is not None:
+        say(Text(f"last breach: {breach_in_words(found.last_breach)}", style="dim"))
+    say("")
     stdout().print(checks_table(found.checks))
 
 
@@ -228,5 +249,6 @@ def _document(found: Answer, policy_version: int, now_ms: int) -> dict[str, Any]
         "at": write_time(now_ms),
         "policy_version": policy_version,
         **found._asdict(),
+        "last_breach": breach_document(found.last_breach),
         "checks": [check_document(line) for line in found.checks],
     }

@@ -11,7 +11,7 @@ import typer
 from schemas.config import read_duration
 from streams.ops import broker as kafka_broker
 from streams.ops.exits import CommandError, ExitStatus
-from streams.ops.options import AppId, Broker, Config, Json, Prefix, connect, examples, rules_in
+from streams.ops.options import AppId, Broker, Config, Json, Prefix, connect, examples, rules_to_run
 from streams.ops.terminal import note, plain_table, print_json, say, stdout
 from streams.runtime.settings import Settings
 from streams.runtime.topics import FOREVER_MS, REQUESTS, Layout, TopicNames, TopicsError, create_topics
@@ -68,7 +68,7 @@ def worker_command(
     TLS and SASL are set by TIDEGATE_KAFKA_SECURITY_PROTOCOL, …_SASL_MECHANISM, …_SASL_USERNAME,
     …_SASL_PASSWORD_FILE, …_SSL_CAFILE, …; secrets are never given on the command line.
     """
-    rules = rules_in(config)
+    rules = rules_to_run(config)
     settings = connect(config, broker, prefix, app_id, data_dir=data_dir)
     if not rules.accounts:
         note("no account is configured: every signal will be rejected with UNKNOWN_ACCOUNT")

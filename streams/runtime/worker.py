@@ -2,15 +2,9 @@
 
 import asyncio
 import gc
-import logging
-import os
 import resource
-import signal
-import threading
 import time
-from collections.abc import Coroutine
 from functools import partial
-from typing import Any
 
 from streams.core.fold import fold
 from streams.core.rules import Rules, apply_policy
@@ -21,15 +15,11 @@ from streams.runtime.log import KafkaLog
 from streams.runtime.metrics import Metrics
 from streams.runtime.partition import Core, Limits, Partition
 from streams.runtime.policies import Policies
+from streams.runtime.process import failed, run_until_stopped
 from streams.runtime.reader import Reader
 from streams.runtime.settings import Settings, SettingsError
 from streams.runtime.store import Identity, RocksEnvironment, RocksStore
 from streams.runtime.topics import STATE, Layout, TopicNames, verify_topics
-
-log = logging.getLogger("tidegate.worker")
-
-EXIT_STOPPED = 0
-EXIT_FAILED = 1
 
 
 class Worker:
@@ -57,6 +47,7 @@ class Worker:
         )
         await self.app.start()
         await self.app.add_runtime_dependency(self.reader)
+        quieten_gc()
 
     async def wait(self) -> BaseException | None:
         """Wait until the app stops or crashes; what crashed it."""
@@ -107,28 +98,11 @@ def real_core() -> Core:
 
 async def _run(settings: Settings, rules: Rules, core: Core) -> int:
     _raise_file_limit()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for one in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(one, stop.set)
     try:
         worker = Worker(settings, rules, core=core)
     except SettingsError as error:
-        return _failed(error)
-    try:
-        reason = await _first_of(_serve(worker), stop.wait())
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is reported below
-        reason = error
-    _exit_anyway_after(settings.stop_deadline_ms / 1000)
-    try:
-        async with asyncio.timeout(settings.stop_deadline_ms / 1000):
-            await worker.stop()
-    except Exception as error:  # noqa: BLE001 - as above; the first failure is the reason
-        reason = reason or error
-    if reason is not None:
-        return _failed(reason)
-    log.info("worker stopped")
-    return EXIT_STOPPED
+        return failed("worker", error)
+    return await run_until_stopped("worker", worker, settings.stop_deadline_ms)
 
 
 def _raise_file_limit() -> None:
@@ -137,47 +111,8 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _failed(reason: BaseException) -> int:
-    log.critical("worker failed: %s: %s", type(reason).__name__, reason)
-    return EXIT_FAILED
-
-
 def quieten_gc() -> None:
     """Frozen values hold no cycles: looking for some after every 700 of them took a tenth of the CPU."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-
-
-async def _serve(worker: Worker) -> BaseException | None:
-    await worker.start()
-    quieten_gc()
-    return await worker.wait()
-
-
-async def _first_of(
-    serving: Coroutine[Any, Any, BaseException | None], stop: Coroutine[Any, Any, object]
-) -> BaseException | None:
-    """Serve until the stop; the failure that came first, if one did."""
-    server, stopper = asyncio.create_task(serving), asyncio.create_task(stop)
-    try:
-        await asyncio.wait({server, stopper}, return_when=asyncio.FIRST_COMPLETED)
-        if server.done():
-            return server.result() or RuntimeError("the app stopped by itself")
-        return None
-    finally:
-        for task in (server, stopper):
-            task.cancel()
-        await asyncio.wait({server, stopper})
-
-
-def _exit_anyway_after(seconds: float) -> None:
-    """A client that hangs while it is closed must not keep a failed worker from being replaced."""
-
-    def give_up() -> None:
-        log.critical("worker failed: it did not stop within %.0f s", seconds)
-        os._exit(EXIT_FAILED)
-
-    timer = threading.Timer(seconds * 1.5, give_up)
-    timer.daemon = True
-    timer.start()

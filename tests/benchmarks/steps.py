@@ -1,8 +1,9 @@
-"""The pure step alone: decode, fold in batches of 500, encode what is to be written. CPU time of this process."""
+"""The pure step alone: decode, fold in batches of 500, encode what is to be written."""
 
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import orjson
 
@@ -39,6 +40,13 @@ class MemoryView:
         return None if value is None else decode_remembered(value)
 
 
+class Microseconds(NamedTuple):
+    """Per event."""
+
+    cpu: float
+    wall: float
+
+
 class Bench:
     """One gate in memory, fed batch by batch."""
 
@@ -48,11 +56,11 @@ class Bench:
         self._offsets: dict[str, int] = {}
         self._now_ms = _START_MS
 
-    def microseconds(self, events: Iterable[Event]) -> float:
-        """CPU µs per event: from record bytes to bytes of outputs and state."""
+    def microseconds(self, events: Iterable[Event]) -> "Microseconds":
+        """µs per event: from record bytes to bytes of outputs and state."""
         batches = list(self._batches(events))
         count = sum(len(records) for batch in batches for records in batch.records.values())
-        started = time.process_time_ns()
+        cpu, wall = time.process_time_ns(), time.perf_counter_ns()
         for batch in batches:
             commit = fold(batch, self._view, self._rules, lambda _account_id: 0)
             self._view.accounts.update(commit.accounts)
@@ -60,7 +68,8 @@ class Bench:
             for change in commit.changes:
                 if change.table == "decisions" and change.value is not None:
                     self._view._ids[change.key] = change.value
-        return (time.process_time_ns() - started) / count / 1_000
+        spent = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
+        return Microseconds(*(nanoseconds / count / 1_000 for nanoseconds in spent))
 
     def _batches(self, events: Iterable[Event]) -> Iterator[Batch]:
         records: dict[str, list[Record]] = {}
@@ -79,15 +88,15 @@ class Bench:
             yield Batch(0, records, self._now_ms)
 
 
-def measure() -> Iterator[tuple[str, float]]:
-    """Median CPU µs per event, by kind and for the mixture."""
+def measure() -> Iterator[tuple[str, Microseconds]]:
+    """Medians, by kind and for the mixture."""
     for name in ("pnl", "signals", "fills"):
         yield f"step_{name}", _median(name)
     yield "step_mixture", _median(None)
 
 
-def _median(topic: str | None) -> float:
-    rounds: list[float] = []
+def _median(topic: str | None) -> Microseconds:
+    rounds: list[Microseconds] = []
     for number in range(ROUNDS):
         workload, bench = Workload(ACCOUNTS, seed=number, fill_delay=1_000), Bench()
         bench.microseconds(workload.first_marks())
@@ -95,4 +104,4 @@ def _median(topic: str | None) -> float:
             bench.microseconds(workload.events(EVENTS))  # until orders are open and positions held
         quieten_gc()  # as a worker does
         rounds.append(bench.microseconds(workload.events(EVENTS) if topic is None else workload.of(topic, EVENTS)))
-    return statistics.median(rounds)
+    return Microseconds(*map(statistics.median, zip(*rounds, strict=True)))

@@ -286,8 +286,9 @@ def test_a_policy_is_in_force_until_it_is_cleared(desk: Desk) -> None:
     decision = poll(rejected_by_it, _DEADLINE_S, "a decision under the new rule")[0]
     assert decision["code"] == "TRADING_HALTED"
 
-    assert desk.tidegate("policy", "clear", name, "--reason", "fixed").exit_code == ExitStatus.DONE
-    assert desk.tidegate("policy", "clear", name, "--reason", "fixed").exit_code == ExitStatus.REFUSED
+    clear = ("policy", "clear", name, "--reason", "fixed", "--config", str(desk._config))
+    assert desk.tidegate(*clear).exit_code == ExitStatus.DONE
+    assert desk.tidegate(*clear).exit_code == ExitStatus.REFUSED
     assert name not in desk.tidegate("policy", "list", "--json").stdout
 
 

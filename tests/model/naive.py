@@ -443,6 +443,13 @@ class Order:
         return max(Fraction(0), self.quantity - self.filled)
 
 
+def stop_brought_by(order: Order | None, instrument: str, side: str) -> Fraction | None:
+    """The stop of the entry that a fill belongs to; a fill that contradicts its order brings none."""
+    if order is None or order.is_exit or (order.instrument, order.side) != (instrument, side):
+        return None
+    return order.stop_loss
+
+
 @dataclass
 class Lock:
     """What was seen when a reason was added."""
@@ -994,9 +1001,14 @@ class NaiveGate:
                 start_ms = start_before_ms(account, period, update.as_of_ms)
                 if start_ms > account.periods[period].start_ms:
                     self._roll(step, account, period, start_ms)
+            withdrawn = flow < 0 and equity - flow > 0
+            if equity == 0 and withdrawn and not account.unfunded:
+                # The rest was withdrawn; what had been lost until then is judged on the old bases.
+                account.update = Update(equity - flow, update.balance, update.as_of_ms)
+                account.unfunded = True
+                self._test(step, account)
             account.update = update
             account.bases = {limit: with_flow(account, base, equity, flow) for limit, base in account.bases.items()}
-            withdrawn = flow < 0 and equity - flow > 0
             account.unfunded = equity == 0 and (withdrawn or account.unfunded)
             for running in account.periods.values():
                 running.high = max(running.high, equity)
@@ -1127,7 +1139,7 @@ class NaiveGate:
         if quantity > 0:
             account.fill_prices[instrument] = price
             signed = quantity if side == "buy" else -quantity
-            self._move(account, (instrument, venue), signed, price, None if order is None else order.stop_loss)
+            self._move(account, (instrument, venue), signed, price, stop_brought_by(order, instrument, side))
         amount = write_amount(quantity)
         if order_id is not None and order is None:
             step.event(step.events, "UNKNOWN_ORDER", order_id=order_id, observed=amount, unit="amount")
@@ -1229,9 +1241,11 @@ class NaiveGate:
         rebase = take(record, "rebase", read_one_of("keep", "now"))
         profile = take(record, "profile", read_one_of(*PROFILES))
         order_id = take(record, "order_id", read_id)
-        if any(name in (None, BAD) for name in (kind, operator, reason, issued_at_ms)) or approved_by is BAD:
+        if any(name in (None, BAD) for name in (kind, operator, reason, issued_at_ms)) or (
+            approved_by is BAD and kind in ("unlock", "resume", "set_profile")
+        ):
             raise Refused("a command names its type, operator, reason and issued_at")
-        has_second_person = approved_by is not None and approved_by != operator
+        has_second_person = approved_by not in (None, BAD) and approved_by != operator
         two_person = bool(self.config.get("controls", {}).get("two_person", False))
 
         def event(event_type: str, **more: Any) -> None:
@@ -1320,7 +1334,8 @@ class NaiveGate:
         bases = dict(account.bases)
         usable = account.usable
         if rebase == "now":
-            if usable is None or step.now_ms - usable.as_of_ms > duration_ms(self.limits["max_pnl_age"]):
+            age_ms = 0 if usable is None else step.now_ms - usable.as_of_ms
+            if usable is None or not -5_000 <= age_ms <= duration_ms(self.limits["max_pnl_age"]):
                 raise Refused("unlock now needs fresh equity")
             bases.update({held: usable.equity for held in account.locks if held != MANUAL})
         elif usable is None and set(account.locks) != {MANUAL}:
@@ -1510,7 +1525,7 @@ class NaiveGate:
         if signal["created_at"] is not None:
             age_ms = abs(step.now_ms - signal["created_at"])
             limit_ms = duration_ms(self.limits["max_signal_age"])
-            passed = age_ms <= limit_ms
+            passed = -5_000 <= age_ms <= limit_ms
             checks.append(
                 check("STALE_SIGNAL", passed, write_seconds(age_ms), write_seconds(limit_ms), "seconds", "signal")
             )

@@ -213,3 +213,22 @@ def test_under_initial_withdrawing_everything_leaves_equity_missing() -> None:
     assert desk.signal().codes == ["RISK_DATA_MISSING"]
     desk.pnl("9900", cash_flow="9900")
     assert daily(desk) == "0.01"
+
+
+def test_what_was_lost_before_the_rest_was_withdrawn_locks() -> None:
+    """9,999 lost and 1 withdrawn: the withdrawal must not take the loss with it."""
+    desk = Desk()
+    desk.pnl("10000")
+    said = desk.pnl("0", cash_flow="-1")
+    assert said.locks == ["DAILY_DRAWDOWN", "WEEKLY_DRAWDOWN"]
+    lock = said.of("account-locked")[0]
+    assert (lock["observed"], lock["base_equity"], lock["equity"]) == ("0.9999", "10000", None)
+    assert desk.pnl("10000", cash_flow="10000").locks == []
+    assert desk.signal().rejected["code"] == "ACCOUNT_LOCKED_DAILY_DRAWDOWN"
+
+
+def test_a_full_withdrawal_without_a_loss_locks_nothing() -> None:
+    desk = Desk()
+    desk.pnl("10000")
+    assert desk.pnl("0", cash_flow="-10000").locks == []
+    assert desk.signal().rejected["code"] == "RISK_DATA_MISSING"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streams.config import ConfigError, load_config, load_rules, parse_config
+from streams.config import ConfigError, load_config, load_rules, parse_config, refuse_misspelt_routes
 from streams.core.rules import Profile, Rules, rules_of
 
 
@@ -448,3 +448,34 @@ def test_secrets_are_never_read() -> None:
 def test_a_fault_never_shows_a_secret() -> None:
     env = {"QT_ACCOUNT_A_API_KEY": "hunter2", "QT_ACCOUNT_A_CAPITAL_PROFILE": "huge"}
     assert "hunter2" not in fault({}, env)
+
+
+def test_a_routes_venue_that_no_account_has_is_refused_to_a_worker() -> None:
+    """Approved, it would reach no exchange. The route of an account that comes from elsewhere is not judged."""
+    table: dict[str, Any] = {
+        "accounts": {"main": {"exchange": "binance"}, "other": {"exchange": "kraken"}},
+        "strategies": {"routes": {"trend": {"account": "main", "exchange": "binanse"}}},
+    }
+    with pytest.raises(ConfigError, match=r"strategies\.routes\.trend\.exchange: 'binanse'.*binance, kraken"):
+        refuse_misspelt_routes(rules_of(parse_config(table, {})))
+    table["strategies"]["routes"]["trend"]["exchange"] = "kraken"
+    refuse_misspelt_routes(rules_of(parse_config(table, {})))
+    table["strategies"]["routes"]["trend"] = {"account": "elsewhere", "exchange": "binanse"}
+    refuse_misspelt_routes(rules_of(parse_config(table, {})))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x = " + "1" * 5_000, "x = 1e99999999999999999999999", "x = " + "[" * 100_000],
+    ids=["digits", "exponent", "depth"],
+)
+def test_a_file_that_is_absurd_is_refused_by_its_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "tidegate.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"tidegate\.toml"):
+        load_config(path, {})
+
+
+def test_an_absurd_duration_names_its_key() -> None:
+    with pytest.raises(ConfigError, match=r"limits\.max_pnl_age"):
+        parse_config({}, {"TIDEGATE_LIMITS_MAX_PNL_AGE": "9" * 40 + "s"})

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from streams.core.outputs import order_id_of
 from tests.unit.desk import ABSENT, TUESDAY, Desk
 
 
@@ -209,6 +210,8 @@ def test_a_signal_id_is_remembered_from_the_later_of_now_and_created_at() -> Non
     assert desk.signal("s-1", created_at=ahead).names == ["DUPLICATE_SIGNAL"]
     desk.later(seconds=0.001)
     assert desk.signal("s-1", created_at=ahead).names == ["TOO_OLD"]
+    assert desk.signal("s-1").names == ["DUPLICATE_SIGNAL"], "its order is still out: a second one would hide it"
+    desk.command("release_order", order_id=order_id_of("main", "s-1"))
     assert "DUPLICATE_SIGNAL" not in desk.signal("s-1").names
 
 

@@ -453,3 +453,20 @@ def test_trailing_warnings_come_again_after_a_new_high() -> None:
 def test_no_tiers_no_warnings() -> None:
     _, said = marked("10000", "9801", profiles={"normal": {"warning": []}})
     assert said == []
+
+
+def test_equity_from_the_future_is_not_fresh() -> None:
+    """A producer that dates record and mark years ahead must not keep its equity fresh for all those years."""
+    desk = Desk()
+    at = desk.time()
+    desk.later(days=365).pnl("10000")
+    desk.at(at)
+    assert desk.signal().rejected["code"] == "RISK_DATA_STALE"
+    desk.command("lock")
+    assert desk.command("unlock", rebase="now").names == ["COMMAND_REFUSED"]
+
+
+def test_a_tier_that_is_written_twice_warns_once() -> None:
+    desk = Desk(profiles={"normal": {"warning": ["0.5", "0.50"]}})
+    desk.pnl("10000")
+    assert desk.pnl("9890").names.count("WARNING") == 1

@@ -540,3 +540,14 @@ def test_a_closed_order_does_not_warn() -> None:
     desk = funded()
     desk.fill(order_id=desk.working())
     assert desk.later(seconds=31).pnl("10000") == []
+
+
+def test_a_fill_that_contradicts_its_order_brings_no_stop() -> None:
+    """A buy's stop under a short would read as no risk at all."""
+    desk = Desk()
+    desk.pnl("10000")
+    order = desk.signal(quantity="1", price="100", stop_loss="99").approved
+    desk.fill(order_id=order["order_id"], side="sell", quantity="1", price="100")
+    position = desk.account.book.at(order["instrument"], order["venue"])
+    assert position is not None
+    assert (str(position.quantity), position.stop) == ("-1", None)

@@ -235,3 +235,9 @@ def test_a_value_that_is_not_json_is_malformed_and_not_its_line() -> None:
         "main",
     )
     assert letter["payload"] == '{oops: [1,, "}"]}'
+
+
+def test_a_topic_or_key_that_is_nested_without_end_is_an_unreadable_line() -> None:
+    for field in ("topic", "key"):
+        text = f'{{"topic": "pnl", "timestamp": "2017-12-19T11:00:00Z", "{field}": {"[" * 100_000}{"]" * 100_000}}}'
+        assert run(text)[0]["value"]["reason"] == "MALFORMED"

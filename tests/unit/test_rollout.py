@@ -1,20 +1,25 @@
 """The rollout without a broker: default phases, which one is in force, what is published for it, what is missing."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from typer.testing import CliRunner, Result
 
 from schemas.types import read_time
 from streams.config import parse_config
 from streams.core.records import PNL, POLICIES, Record
 from streams.core.rules import Rollout, Rules, apply_policy, rules_of
 from streams.core.state import NEW_ACCOUNT
-from streams.ops.exits import CommandError
+from streams.ops import broker
+from streams.ops.cli import app
+from streams.ops.exits import CommandError, ExitStatus
 from streams.ops.overview import Overview, overview
 from streams.ops.requests import CRITERION_SIGNED, DRILL_RUN, Entry
-from streams.ops.rollout.course import Course, course_of
+from streams.ops.rollout import commands
+from streams.ops.rollout.course import Course, course_of, labels_ever
 from streams.ops.rollout.criteria import (
     UNREAD_MAX_AGE_MS,
     DrawdownLock,
@@ -29,6 +34,7 @@ from streams.ops.rollout.phases import Phase, Phases, load_phases
 from streams.ops.rollout.scope import Scope, scope_for
 from streams.ops.snapshot import PolicyLine, Snapshot
 from streams.replay import Replay
+from streams.runtime.settings import Settings
 
 BEGAN_MS = read_time("2018-01-01T00:00:00Z")
 WEEK_MS = 7 * 86_400_000
@@ -36,7 +42,7 @@ DEFAULTS = load_phases(None)
 ACCOUNTS = {
     "test": {"exchange": "binance_testnet", "profile": "normal"},
     "main": {"exchange": "binance", "failover": ["kraken"]},
-    "friend": {"exchange": "firi", "profile": "low"},
+    "friend": {"exchange": "firi", "failover": ["coinbase"], "profile": "low"},
 }
 
 
@@ -153,6 +159,72 @@ def test_an_unusable_record_changes_no_phase() -> None:
     assert in_force(course_of(history((0, {"phase": 1}), (10, {"phase": None})))) == ("1", 0, 0)
 
 
+def test_a_phase_was_in_force_also_if_its_rollout_has_ended() -> None:
+    assert labels_ever(history((0, {"phase": 1}), (5, {"phase": "pilot"}), (9, None), (10, {"phase": None}))) == {
+        "1",
+        "pilot",
+    }
+
+
+# -- which may begin -----------------------------------------------------------------------------------------------
+
+
+def start(monkeypatch: pytest.MonkeyPatch, lines: list[PolicyLine], *arguments: str) -> tuple[Result, list[str]]:
+    """``tidegate rollout start`` by ann after these records, without two_person; and the phases it published."""
+    snapshot = Snapshot(rules())
+    snapshot.history += lines
+    desk = commands.Desk(Settings(broker="127.0.0.1:1"), rules(), snapshot, DEFAULTS, course_of(lines), {})
+    published: list[str] = []
+
+    async def publish(*put: Any) -> int:
+        published.append(put[2].label)
+        return 1
+
+    monkeypatch.setattr(commands, "_desk", lambda *_: desk)
+    monkeypatch.setattr(commands, "_publish", publish)
+    monkeypatch.setattr(broker, "run", lambda coroutine, _settings: asyncio.run(coroutine))
+    line = ["rollout", "start", "--reason", "plan", "--operator", "ann", *arguments]
+    return CliRunner().invoke(app, line), published
+
+
+@pytest.mark.parametrize(
+    "lines", [[], history((0, {"phase": 3}), (5, None)), history((0, {"phase": "pilot"}))], ids=["new", "3", "pilot"]
+)
+@pytest.mark.parametrize("approved_by", [(), ("--approved-by", "Ann")], ids=["alone", "oneself"])
+def test_phases_are_not_skipped_by_one_person(
+    monkeypatch: pytest.MonkeyPatch, lines: list[PolicyLine], approved_by: tuple[str, ...]
+) -> None:
+    refused, published = start(monkeypatch, lines, "--phase", "4", *approved_by)
+
+    assert (refused.exit_code, published) == (ExitStatus.REFUSED, [])
+    assert "exit criteria of the earlier phases (1, 2, 3) were not checked" in refused.stderr
+    assert "--approved-by" in refused.stderr
+
+
+def test_two_operators_may_skip_phases_and_are_told_what_was_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = ("--phase", "4", "--approved-by", "bob")
+    told, published = start(monkeypatch, [], *line)
+    as_json, _ = start(monkeypatch, [], *line, "--json")
+
+    assert published == ["4"]
+    assert "exit criteria of the earlier phases (1, 2, 3) were not checked" in told.stdout
+    assert orjson.loads(as_json.stdout)["unchecked_phases"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("lines", "number"),
+    [([], "1"), (history((0, {"phase": 4}), (5, None)), "4"), (history((0, {"phase": 5})), "4")],
+    ids=["the first", "once in force", "back"],
+)
+def test_the_first_phase_and_those_that_were_reached_skip_nothing(
+    monkeypatch: pytest.MonkeyPatch, lines: list[PolicyLine], number: str
+) -> None:
+    told, published = start(monkeypatch, lines, "--phase", number)
+
+    assert (told.exit_code, published) == (ExitStatus.DONE, [number])
+    assert "not checked" not in told.stdout
+
+
 # -- what is published ---------------------------------------------------------------------------------------------
 
 
@@ -233,7 +305,7 @@ def test_what_a_phase_forbids_is_told(number: int, wanted: Any, equities: dict[s
 
 
 def test_a_phase_without_any_venue_of_its_kind_is_refused() -> None:
-    live_only = rules(main=ACCOUNTS["main"])
+    live_only = rules(main=ACCOUNTS["main"], friend=ACCOUNTS["friend"])
     nothing = scope_for(phase(1), DEFAULTS, live_only, overviews(live_only), None)
 
     assert nothing.faults == ("no account has a testnet venue; configure one (testnets: *testnet*, *sandbox*)",)

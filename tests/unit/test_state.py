@@ -107,7 +107,16 @@ working = st.builds(
     overdue=st.booleans(),
 )
 orders = st.builds(Orders, open=mapping(working), approvals=several(times), due_ms=st.none() | times)
-memories = st.builds(Remembered, first_id=names, expires_ms=times, venue=st.none() | names, stop=maybe_amounts)
+memories = st.builds(
+    Remembered,
+    first_id=names,
+    expires_ms=times,
+    venue=st.none() | names,
+    stop=maybe_amounts,
+    instrument=st.none() | names,
+    side=st.sampled_from([None, "buy", "sell"]),
+    reduces=st.booleans(),
+)
 ACCOUNTS = st.builds(Account, standings, drawdowns, books, orders)
 
 

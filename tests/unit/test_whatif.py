@@ -1,19 +1,26 @@
 """What-if and the figures of its checks, without a broker."""
 
+import asyncio
 import json
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from streams.audit import Transaction
 from streams.core.guard import CODES
 from streams.core.records import APPROVED, REJECTED, SIGNALS, Record
-from streams.core.state import Remembered
+from streams.core.state import NEW_ACCOUNT, Remembered, changes_of
+from streams.ops import broker, explain, whatif
 from streams.ops.checks import MEANINGS, published_line
 from streams.ops.cli import app
 from streams.ops.exits import CommandError, ExitStatus
+from streams.ops.overview import overview
+from streams.ops.snapshot import Snapshot
 from streams.ops.whatif import Answer, answer, completed
+from streams.runtime.store import changelog_key
 from tests.unit.desk import ACCOUNT, Desk, Json
 from tests.unit.test_fold import T0
 
@@ -129,6 +136,81 @@ def test_what_is_missing_is_added_and_all_else_stays_as_it_was_written() -> None
     )
     assert completed(b"{}", "main", T0)[0].startswith(b'{"account_id":"main"')
     assert completed(b'{"signal_id": "s", "created_at": "x"}', "main", T0)[1] == "s"
+
+
+class Reader:
+    """What ``tidegate whatif`` reads of the desk's account, without a broker."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.snapshot = Snapshot(desk.gate.rules)
+        self.memory = None
+        self.partition = 0
+        for table, key, value in changes_of(ACCOUNT, NEW_ACCOUNT, desk.account):
+            self.snapshot.take_state(changelog_key(table, key), value)
+
+    async def read(self, _settings: Any) -> None:
+        pass
+
+
+def breached() -> Desk:
+    """An account that was locked by its daily limit and unlocked again."""
+    desk = Desk()
+    desk.pnl("10000")
+    desk.pnl("9700")
+    desk.command("unlock", rebase="now")
+    return desk
+
+
+BREACH = {"reason": "DAILY_DRAWDOWN", "at": "2017-12-19T11:00:00Z"}
+
+
+@pytest.mark.parametrize(("desk", "breach"), [(breached(), BREACH), (Desk(), None)], ids=["breached", "never"])
+def test_whatif_names_the_last_breach_beside_the_state(
+    desk: Desk, breach: Json | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whatif, "_AccountReader", lambda *_: Reader(desk))
+    monkeypatch.setattr(broker, "run", lambda coroutine, _settings: asyncio.run(coroutine))
+    line = ["whatif", "--account", ACCOUNT, "--signal", "-", "--broker", "kafka://127.0.0.1:1"]
+
+    told = CliRunner().invoke(app, line, input=json.dumps(SIGNAL))
+    as_json = CliRunner().invoke(app, [*line, "--json"], input=json.dumps(SIGNAL))
+
+    assert ("last breach: DAILY_DRAWDOWN, 2017-12-19 11:00:00 UTC\n" in told.stdout) == (breach is not None)
+    assert json.loads(as_json.stdout)["last_breach"] == breach
+
+
+def test_explain_names_the_last_breach_in_the_state_that_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = breached()
+    body = {
+        "signal_id": "s-1",
+        "account_id": ACCOUNT,
+        "code": "STALE_SIGNAL",
+        "decided_at": desk.time(),
+        "reasons": [],
+        "basis": {"partition": 0, "offsets": {}, "policy_version": 0},
+    }
+    value = json.dumps(body).encode()
+    again = explain.Recomputed(
+        Transaction(0, {}, T0, 0),
+        value,
+        Record(SIGNALS, 0, 0, T0, None, b"{}"),
+        overview(ACCOUNT, desk.account, desk.gate.rules, T0),
+        T0,
+        0,
+        (),
+    )
+
+    def found(coroutine: Coroutine[Any, Any, Any], _settings: Any) -> Any:
+        coroutine.close()
+        return explain.Decision(REJECTED, ACCOUNT.encode(), value, body), again, None
+
+    monkeypatch.setattr(broker, "run", found)
+    line = ["explain", "s-1", "--broker", "kafka://127.0.0.1:1"]
+
+    told = CliRunner().invoke(app, line).stdout
+
+    assert "DAILY_DRAWDOWN, 2017-12-19 11:00:00 UTC" in told.split("Last breach")[1]
+    assert json.loads(CliRunner().invoke(app, [*line, "--json"]).stdout)["state"]["last_breach"] == BREACH
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"nonsense", b"\xff"])

@@ -32,7 +32,7 @@ from streams.ops.options import (
 )
 from streams.ops.overview import Overview, overview
 from streams.ops.policy_change import Terms
-from streams.ops.rollout.course import POLICY, Course, course_of
+from streams.ops.rollout.course import POLICY, Course, course_of, labels_ever
 from streams.ops.rollout.criteria import Criterion, criteria, signable, weeks
 from streams.ops.rollout.evidence import dead_letter_ends, read_evidence
 from streams.ops.rollout.phases import Phase, Phases, load_phases
@@ -54,6 +54,9 @@ START_EXAMPLES = examples(
     "",
     "# Back to one account after a bad week:",
     "tidegate rollout start --phase 2 --account main_binance --reason 'two breaches in a week'",
+    "",
+    "# The desk trades already; nobody checks what the phases before ask, so two operators answer for it:",
+    "tidegate rollout start --phase 4 --approved-by bob --reason 'live for a year before Tidegate'",
 )
 ADVANCE_EXAMPLES = examples(
     "# What would happen, and what is missing:",
@@ -91,7 +94,7 @@ ApprovedBy = Annotated[
     typer.Option(
         "--approved-by",
         metavar="NAME",
-        help="Second operator, where controls.two_person asks for one.",
+        help="Second operator, where controls.two_person or this command asks for one.",
         rich_help_panel=ACCOUNTABILITY,
     ),
 ]
@@ -182,7 +185,11 @@ def start(
     prefix: Prefix = None,
     app_id: AppId = None,
 ) -> None:
-    """Begin a rollout, or go back to an earlier phase. Forward is only `tidegate rollout advance`."""
+    """Begin a rollout, or go back to an earlier phase. From the phase in force forward is `tidegate rollout advance`.
+
+    To begin with a phase after the first that is later than every phase so far skips the exit criteria of the phases
+    before it. That always needs --approved-by, also where controls.two_person is off.
+    """
     desk = _desk(config, broker, prefix, app_id, phases)
     phase = desk.phases.phases[0] if number is None else desk.phases.labelled(str(number))
     if phase is None:
@@ -195,8 +202,18 @@ def start(
             ExitStatus.REFUSED,
             "nothing was published; `tidegate rollout advance` goes on, `tidegate rollout accounts` changes accounts",
         )
+    terms = Terms(operator_or_login(operator), reason, approved_by)
+    unchecked = _unchecked(desk, phase)
+    lacking = policy_change.lacks_second_operator(terms)
+    if unchecked and lacking is not None:
+        raise CommandError(
+            f"phase {phase.label} ({phase.title}) is later than every phase so far: {_say_unchecked(unchecked)}, and "
+            f"{lacking}",
+            ExitStatus.REFUSED,
+            policy_change.ASK_SOMEBODY,
+        )
     scope = scope_for(phase, desk.phases, desk.rules, desk.overviews, accounts or None)
-    _put(desk, phase, scope, Terms(operator_or_login(operator), reason, approved_by), (), as_json=as_json)
+    _put(desk, phase, scope, terms, (), unchecked, as_json=as_json)
 
 
 @rollout.command("advance", epilog=ADVANCE_EXAMPLES)
@@ -333,11 +350,35 @@ def _missing(
     return found, scope
 
 
+def _unchecked(desk: Desk, phase: Phase) -> tuple[Phase, ...]:
+    """The phases before ``phase``, if it is later than all that were ever in force; else none."""
+    earlier = tuple(one for one in desk.phases.phases if one.phase < phase.phase)
+    ever = [desk.phases.labelled(label) for label in labels_ever(desk.snapshot.history)]
+    return () if any(one is not None and one.phase >= phase.phase for one in ever) else earlier
+
+
+def _say_unchecked(unchecked: Sequence[Phase]) -> str:
+    labels = listed([one.label for one in unchecked])
+    return f"the exit criteria of the earlier phases ({labels}) were not checked"
+
+
 # -- publishing ----------------------------------------------------------------------------------------------------
 
 
-def _put(desk: Desk, phase: Phase, scope: Scope, terms: Terms, found: Sequence[Criterion], *, as_json: bool) -> None:
-    """Publish a phase. Raises CommandError where the scope or the two-person rule forbids it; then nothing was."""
+def _put(
+    desk: Desk,
+    phase: Phase,
+    scope: Scope,
+    terms: Terms,
+    found: Sequence[Criterion],
+    unchecked: Sequence[Phase] = (),
+    *,
+    as_json: bool,
+) -> None:
+    """Publish a phase. Raises CommandError where the scope or the two-person rule forbids it; then nothing was.
+
+    ``unchecked``: earlier phases whose exit criteria nobody has looked at.
+    """
     if scope.faults:
         raise CommandError("\n  ".join(scope.faults), ExitStatus.REFUSED, "nothing was published")
     now_ms = _now_ms()
@@ -350,12 +391,15 @@ def _put(desk: Desk, phase: Phase, scope: Scope, terms: Terms, found: Sequence[C
     if version != desk.snapshot.rules.version + 1:
         note("another policy was published in the same moment; compare with `tidegate policy history`")
     if as_json:
-        print_json({"phase": phase.phase, "title": phase.title, "version": version, "rule": dict(scope.rule)})
+        put = {"phase": phase.phase, "title": phase.title, "version": version, "rule": dict(scope.rule)}
+        print_json(put | {"unchecked_phases": [one.phase for one in unchecked]})
         return
     say(f"phase {phase.label} ({phase.title}) is in force for every decision with policy_version {version} or above")
     say(f"  venues {listed(scope.rule['venues'])}; profiles {listed(scope.rule['profiles'])}")
     accounts = scope.rule["accounts"]
     say(f"  accounts {'all' if accounts is None else listed(accounts)}; anything else gets ROLLOUT_PHASE")
+    if unchecked:
+        say(f"  {_say_unchecked(unchecked)}")
 
 
 async def _publish(

@@ -1,6 +1,6 @@
 """Which phase is in force and since when, from the history of the ``rollout`` policy. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from streams.ops.snapshot import PolicyLine
@@ -25,9 +25,7 @@ class Course(NamedTuple):
 def course_of(history: Iterable[PolicyLine]) -> Course | None:
     """The course after all records of ``policies``; None: no rollout restricts anything."""
     course: Course | None = None
-    for line in history:
-        if line.name != POLICY or line.fault is not None or line.outdated:
-            continue
+    for line in _effective(history):
         if line.rule is None:
             course = None
             continue
@@ -38,3 +36,12 @@ def course_of(history: Iterable[PolicyLine]) -> Course | None:
             since_ms = course.since_ms if label == course.label else at_ms
             course = Course(label, course.began_ms, since_ms, line.rule, line)
     return course
+
+
+def labels_ever(history: Iterable[PolicyLine]) -> frozenset[str]:
+    """Every phase that was ever in force, also in a rollout that has ended."""
+    return frozenset(str(line.rule.get("phase")) for line in _effective(history) if line.rule is not None)
+
+
+def _effective(history: Iterable[PolicyLine]) -> Iterator[PolicyLine]:
+    return (line for line in history if line.name == POLICY and line.fault is None and not line.outdated)
