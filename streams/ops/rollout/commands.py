@@ -30,7 +30,7 @@ from streams.ops.options import (
     operator_or_login,
     rules_in,
 )
-from streams.ops.overview import Overview, overview
+from streams.ops.overview import Overview, breach_document, overview
 from streams.ops.policy_change import Terms
 from streams.ops.rollout.course import POLICY, Course, course_of, labels_ever
 from streams.ops.rollout.criteria import Criterion, criteria, signable, weeks
@@ -38,6 +38,7 @@ from streams.ops.rollout.evidence import dead_letter_ends, read_evidence
 from streams.ops.rollout.phases import Phase, Phases, load_phases
 from streams.ops.rollout.scope import Scope, capital, members, scope_for
 from streams.ops.snapshot import Snapshot, SnapshotReader
+from streams.ops.tables import breach_in_words
 from streams.ops.terminal import listed, moment, money, note, plain_table, print_json, say, stdout
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames
@@ -469,6 +470,7 @@ def _document(
                 "equity": None if one.equity is None else write_amount(one.equity),
                 "limit": None if one.limit is None else write_amount(one.limit),
                 "exceeds": one.exceeds,
+                "last_breach": breach_document(one.last_breach),
             }
             for one in lines
         ],
@@ -500,10 +502,16 @@ def _print_phase(desk: Desk, course: Course, phase: Phase) -> None:
     table.add_column("Account", style="bold", overflow="fold")
     table.add_column("Capital", justify="right")
     table.add_column("At most", justify="right")
+    table.add_column("Last breach", overflow="fold")
     for one in capital(phase, desk.overviews, members(rule, desk.rules)):
         equity = "not known" if one.equity is None else money(one.equity)
         style = "bold red" if one.exceeds else ""
-        table.add_row(Text(one.account_id), Text(equity, style=style), "–" if one.limit is None else money(one.limit))
+        table.add_row(
+            Text(one.account_id),
+            Text(equity, style=style),
+            "–" if one.limit is None else money(one.limit),
+            "none" if one.last_breach is None else breach_in_words(one.last_breach),
+        )
     if table.row_count:
         console.print()
         console.print(table)

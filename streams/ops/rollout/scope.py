@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from schemas.types import write_amount
 from streams.core.rules import Rules
+from streams.core.state import Breach
 from streams.ops.overview import Overview
 from streams.ops.rollout.phases import Phase, Phases
 from streams.ops.terminal import amount, listed
@@ -28,6 +29,7 @@ class Capital(NamedTuple):
     account_id: str
     equity: Decimal | None
     limit: Decimal | None
+    last_breach: Breach | None = None
 
     @property
     def exceeds(self) -> bool:
@@ -67,7 +69,8 @@ def members(rule: Mapping[str, Any], rules: Rules) -> list[str]:
 def capital(phase: Phase, accounts: Mapping[str, Overview], names: Iterable[str]) -> list[Capital]:
     """Each account's equity beside the phase's limit."""
     return [
-        Capital(name, accounts[name].equity if accounts[name].has_equity else None, phase.capital_max) for name in names
+        Capital(one.account_id, one.equity if one.has_equity else None, phase.capital_max, one.last_breach)
+        for one in (accounts[name] for name in names)
     ]
 
 
