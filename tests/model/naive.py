@@ -1525,7 +1525,7 @@ class NaiveGate:
         if signal["created_at"] is not None:
             age_ms = abs(step.now_ms - signal["created_at"])
             limit_ms = duration_ms(self.limits["max_signal_age"])
-            passed = -5_000 <= age_ms <= limit_ms
+            passed = age_ms <= limit_ms
             checks.append(
                 check("STALE_SIGNAL", passed, write_seconds(age_ms), write_seconds(limit_ms), "seconds", "signal")
             )
@@ -1619,7 +1619,7 @@ class NaiveGate:
         checks.append(check("RISK_DATA_MISSING", missing is None, missing, None, "name", "account"))
         if usable is not None:
             age_ms, limit_ms = step.now_ms - usable.as_of_ms, duration_ms(self.limits["max_pnl_age"])
-            passed = age_ms <= limit_ms
+            passed = -5_000 <= age_ms <= limit_ms
             checks.append(
                 check("RISK_DATA_STALE", passed, write_seconds(age_ms), write_seconds(limit_ms), "seconds", "account")
             )
