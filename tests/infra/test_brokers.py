@@ -85,7 +85,9 @@ def test_a_broker_in_the_foreground_prints_its_url_and_ends_on_ctrl_c() -> None:
         [sys.executable, "-m", "infra.brokers"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        bootstrap = bootstrap_from_url(process.stdout.readline().strip())
+        url = process.stdout.readline().strip()
+        assert url, process.communicate(timeout=30)[1]
+        bootstrap = bootstrap_from_url(url)
         assert seen(bootstrap)
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=30)
