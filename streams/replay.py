@@ -14,7 +14,7 @@ import orjson
 from msgspec.structs import replace
 
 from schemas.types import read_time
-from streams.core.decode import DEPTH_MAX, decode
+from streams.core.decode import decode
 from streams.core.fanout import fan_out
 from streams.core.outputs import SCHEMA_VERSION, dead_letter_body
 from streams.core.records import CONTROLS, DEAD_LETTERS, FILLS, PNL, POLICIES, SIGNALS, Output, Record, text_of
@@ -193,6 +193,3 @@ def _unreadable(line: str, fault: str) -> Output:
     body = dead_letter_body(record, "MALFORMED", fault, None, None)
     body |= {"topic": None, "partition": None, "offset": None, "timestamp": None, "schema_version": SCHEMA_VERSION}
     return Output(DEAD_LETTERS, None, orjson.dumps(body))
-
-
-__all__ = ["DEPTH_MAX", "Line", "Replay", "read_line", "replay", "write_line"]

@@ -21,7 +21,7 @@ from streams.core.lock import lock_note, with_breaches
 from streams.core.outputs import dead_letter, digest, encode
 from streams.core.records import CONTROLS, DEAD_LETTERS, FILLS, LOCKED, PNL, SIGNALS, Output
 from streams.core.rules import Rules
-from streams.core.state import NEW_ACCOUNT, Account, Remembered
+from streams.core.state import Account, Remembered
 
 # Enough that products of two amounts are exact: limits are compared unrounded.
 ARITHMETIC = Context(prec=100)
@@ -197,6 +197,3 @@ def _published(notes: tuple[Note, ...], situation: Situation, basis: Callable[[]
         output = encode(note.topic, key, body)
         outputs.append(output._replace(headers=record.headers) if note.rank == Rank.DECISION else output)
     return outputs
-
-
-__all__ = ["NEW_ACCOUNT", "Step", "step"]
