@@ -115,10 +115,6 @@ def mark(state: Drawdown, update: Pnl, account: AccountRules, profile: Profile) 
         rolling = _roll_before(state, as_of, account, profile, closed)
         flow = state.carried + (update.cash_flow or _ZERO)
         emptied = state.unfunded and equity == 0
-    hwm, day, week = rolling.hwm, rolling.day, rolling.week
-    assert hwm is not None
-    assert day is not None
-    assert week is not None
     warned: list[Warned] = []
     breached: list[Breached] = []
     if equity == 0 and flow < 0 and equity - flow > 0:
@@ -126,6 +122,10 @@ def mark(state: Drawdown, update: Pnl, account: AccountRules, profile: Profile) 
             # What was lost before the withdrawal took the rest is still a loss, on the bases as they were.
             rolling, warned, breached = _test(replace(rolling, equity=equity - flow, unfunded=False), account, profile)
         emptied = True
+    hwm, day, week = rolling.hwm, rolling.day, rolling.week
+    assert hwm is not None
+    assert day is not None
+    assert week is not None
     if flow:
         flowed = _flow(equity, flow, account)
         hwm, day, week = flowed(hwm), replace(day, base=flowed(day.base)), replace(week, base=flowed(week.base))

@@ -227,6 +227,17 @@ def test_what_was_lost_before_the_rest_was_withdrawn_locks() -> None:
     assert desk.signal().rejected["code"] == "ACCOUNT_LOCKED_DAILY_DRAWDOWN"
 
 
+def test_what_was_lost_before_the_rest_was_withdrawn_is_warned_of_once() -> None:
+    """Funded again on the same day and down again by as much: a tier is told once in a period."""
+    desk = Desk(profiles={"normal": {"warning": ["0.5"], "max_daily_drawdown": "0.02", "max_weekly_drawdown": "0.9"}})
+    desk.pnl("10000")
+    first = desk.pnl("0", cash_flow="-9850").events("WARNING")
+    desk.pnl("9850", cash_flow="9850")
+    again = desk.pnl("9700").events("WARNING")
+    assert [one["detail"]["limit"] for one in first] == ["DAILY_DRAWDOWN"]
+    assert again == []
+
+
 def test_a_full_withdrawal_without_a_loss_locks_nothing() -> None:
     desk = Desk()
     desk.pnl("10000")
