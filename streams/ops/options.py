@@ -12,6 +12,7 @@ from rich.markup import escape
 from streams.config import ConfigError, load_config, load_rules, refuse_misspelt_routes
 from streams.core.rules import Rules
 from streams.ops.exits import CommandError, ExitStatus
+from streams.runtime.logs import Level, Style
 from streams.runtime.settings import Settings, SettingsError
 
 CONNECTION = "Connection"
@@ -74,6 +75,15 @@ Reason = Annotated[
     typer.Option(
         "--reason", "-r", metavar="TEXT", help="Why; it is kept with the record.", rich_help_panel=ACCOUNTABILITY
     ),
+]
+LogLevel = Annotated[
+    Level,
+    typer.Option(
+        "--log-level", envvar="TIDEGATE_LOG_LEVEL", help="What goes to standard error; debug tells every decision."
+    ),
+]
+LogStyle = Annotated[
+    Style, typer.Option("--log", envvar="TIDEGATE_LOG", help="Lines for a person, or one JSON object a line.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for scripts.", rich_help_panel=ANSWER)]
 

@@ -1,16 +1,11 @@
 """``tidegate steward``: run what an operator would otherwise do by the clock or by rote."""
 
-import logging
-from typing import Annotated, Literal
-
 import typer
 
 from streams.ops import broker as kafka_broker
-from streams.ops.options import AppId, Broker, Config, Prefix, configured, connect, examples
+from streams.ops.options import AppId, Broker, Config, LogLevel, LogStyle, Prefix, configured, connect, examples
 from streams.ops.terminal import note
 from streams.runtime.logs import configure_logging
-
-LogLevel = Literal["debug", "info", "warning", "error"]
 
 EXAMPLES = examples(
     "# Beside the workers, with the same configuration:",
@@ -34,9 +29,8 @@ def steward_command(
     broker: Broker = None,
     prefix: Prefix = None,
     app_id: AppId = None,
-    log_level: Annotated[
-        LogLevel, typer.Option("--log-level", envvar="TIDEGATE_LOG_LEVEL", help="What goes to standard error.")
-    ] = "info",
+    log_level: LogLevel = "info",
+    log_style: LogStyle = "console",
 ) -> None:
     """Run the steward until SIGTERM or Ctrl-C: it ends temporary policies, and watches venues and breaches.
 
@@ -52,8 +46,8 @@ def steward_command(
     if checked.clock == "record":
         note("clock = 'record': the steward goes by the wall clock all the same")
     # What would end the steward at once is told here in words, before its machinery starts.
-    kafka_broker.run(kafka_broker.layout_of(settings), settings)
-    configure_logging(logging.getLevelNamesMapping()[log_level.upper()])
+    kafka_broker.run(kafka_broker.ready_for("steward", settings), settings)
+    configure_logging(log_level, log_style)
     # Faust is slow to import; the other commands do without it.
     from streams.steward.process import run_steward  # noqa: PLC0415
 

@@ -1,22 +1,31 @@
 """``tidegate worker`` and ``tidegate topics``: run the gate, and make the topics that it runs on."""
 
 import asyncio
-import logging
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from schemas.config import read_duration
 from streams.ops import broker as kafka_broker
 from streams.ops.exits import CommandError, ExitStatus
-from streams.ops.options import AppId, Broker, Config, Json, Prefix, connect, examples, rules_to_run
+from streams.ops.options import (
+    AppId,
+    Broker,
+    Config,
+    Json,
+    LogLevel,
+    LogStyle,
+    Prefix,
+    connect,
+    examples,
+    rules_to_run,
+)
 from streams.ops.terminal import note, plain_table, print_json, say, stdout
+from streams.runtime.logs import configure_logging
 from streams.runtime.settings import Settings
 from streams.runtime.topics import FOREVER_MS, REQUESTS, Layout, TopicNames, TopicsError, create_topics
-
-LogLevel = Literal["debug", "info", "warning", "error"]
 
 WORKER_EXAMPLES = examples(
     "# Accounts from the environment alone, profile micro:",
@@ -56,9 +65,8 @@ def worker_command(
             show_default=".tidegate",
         ),
     ] = None,
-    log_level: Annotated[
-        LogLevel, typer.Option("--log-level", envvar="TIDEGATE_LOG_LEVEL", help="What goes to standard error.")
-    ] = "info",
+    log_level: LogLevel = "info",
+    log_style: LogStyle = "console",
 ) -> None:
     """Run one worker until SIGTERM or Ctrl-C: one decision per signal.
 
@@ -73,27 +81,16 @@ def worker_command(
     if not rules.accounts:
         note("no account is configured: every signal will be rejected with UNKNOWN_ACCOUNT")
     # What would end the worker at once is told here in words, before its machinery starts.
-    kafka_broker.run(kafka_broker.layout_of(settings), settings)
+    kafka_broker.run(kafka_broker.ready_for("worker", settings), settings)
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CommandError(f"--data-dir {settings.data_dir}: {error.strerror}", ExitStatus.USAGE) from None
-    _log_to_stderr(log_level)
+    configure_logging(log_level, log_style)
     # Faust is slow to import; the other commands do without it.
     from streams.runtime.worker import run_worker  # noqa: PLC0415
 
     raise typer.Exit(run_worker(settings, rules))
-
-
-def _log_to_stderr(level: LogLevel) -> None:
-    handler = logging.StreamHandler()
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)-8s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for name in ("streams", "tidegate"):
-        logging.getLogger(name).setLevel(level.upper())
-    logging.getLogger("aiokafka").setLevel(logging.WARNING)
 
 
 # -- topics --------------------------------------------------------------------------------------------------------
