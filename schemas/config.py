@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    StringConstraints,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -80,6 +81,12 @@ def _at_most_places_out(amount: Decimal) -> Decimal:
     return amount
 
 
+def _at_most_two_days(milliseconds: int) -> int:
+    if milliseconds > 2 * _UNIT_MS["d"]:
+        raise ValueError("must be at most '2d': what is older is no news")
+    return milliseconds
+
+
 def _not_negative(amount: Decimal) -> Decimal:
     if amount < 0:
         raise ValueError("must not be negative")
@@ -100,6 +107,7 @@ Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Flag = Annotated[bool, Field(strict=True)]
 Duration = Annotated[int, PlainValidator(read_duration), WithJsonSchema({"type": "string"})]
 DayStart = Annotated[int, PlainValidator(read_day_start), WithJsonSchema({"type": "string"})]
+RouteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")]
 Zone = Annotated[Id, AfterValidator(_known_zone)]
 
 
@@ -189,6 +197,25 @@ class VenueWatchSection(Section):
     cool_down: Duration = 300_000
 
 
+Severity = Literal["info", "warning", "critical"]
+
+
+class NotifyRouteSection(Section):
+    """Who is told of what. The address is a secret and stands in the environment: ``TIDEGATE_NOTIFY_<ROUTE>``."""
+
+    severity: Severity = "info"
+    accounts: tuple[Id, ...] = ()
+
+
+class NotifySection(Section):
+    """What ``tidegate notify`` tells people, and how patiently. Durations in milliseconds."""
+
+    digest_at: Count = 5
+    digest_window: Duration = 3_000
+    give_up: Annotated[Duration, AfterValidator(_at_most_two_days)] = 21_600_000
+    routes: dict[RouteName, NotifyRouteSection] = {}
+
+
 class RateLimitSection(Section):
     """At most ``orders`` approvals of one account in ``per``."""
 
@@ -240,6 +267,7 @@ class ConfigFile(Section):
     strategies: StrategiesSection = StrategiesSection()
     controls: ControlsSection = ControlsSection()
     venue_watch: VenueWatchSection | None = None
+    notify: NotifySection | None = None
     limits: LimitsSection = LimitsSection()
     instruments: dict[Id, InstrumentSection] = {}
     fanout: dict[Id, FanoutSection] = {}

@@ -117,6 +117,24 @@ CONFIG = (
         },
     ),
     Section(
+        "[notify]",
+        config.NotifySection,
+        {
+            "digest_at": ("count", "From so many messages on, what waits for a route becomes one message."),
+            "digest_window": ("duration", "How long a route gathers messages after it told one."),
+            "give_up": ("duration", "A message that could not be told for so long is given up; at most 2 days."),
+            "routes": ("table", "Who is told of what by `tidegate notify`."),
+        },
+    ),
+    Section(
+        "[notify.routes.R]",
+        config.NotifyRouteSection,
+        {
+            "severity": ("`info`, `warning`, `critical`", "The least that the route is told of."),
+            "accounts": ("list of names or patterns (`main_*`)", "Whose; empty: all."),
+        },
+    ),
+    Section(
         "[limits]",
         config.LimitsSection,
         {
@@ -160,7 +178,17 @@ CONFIG = (
         },
     ),
 )
-CONFIG_TABLES = ("accounts", "profiles", "strategies", "controls", "venue_watch", "limits", "instruments", "fanout")
+CONFIG_TABLES = (
+    "accounts",
+    "profiles",
+    "strategies",
+    "controls",
+    "venue_watch",
+    "notify",
+    "limits",
+    "instruments",
+    "fanout",
+)
 """Keys of the file that are tables, each described by a section of its own."""
 
 PROFILES: dict[str, tuple[str, str, str, str]] = {
