@@ -4,11 +4,19 @@ An account's state is four records, one a table, so that a batch writes only wha
 profile, locks), ``drawdown`` (equity, bases, marks), ``positions`` and ``orders``. Remembered ids live under keys of
 their own in ``decisions``: they are many, and each is written once. All are frozen; a change is a new value.
 
-Every record starts with its version. A version that is not known is refused (``ValueError``): state of a newer
-program must not be read by guesswork.
+Every record starts with its version, which is one for all tables. Records of earlier versions are read: each step of
+``UPGRADES`` makes those of one version the next one's, and they are written anew when their account next changes, so a
+changelog may hold several versions for ever. A later version is refused (``ValueError``): state of a newer program must
+not be read by guesswork. Since each transaction writes the offsets, with the version of the program that wrote it, an
+older program stops when it takes the partition over and not at some account's next event.
+
+A new version is needed where an older program would misread or, writing a record back, lose something: also for a
+new field. To make one: raise ``STATE_VERSION``, add the step from the former, and keep a recorded state of the former
+release (``tests/upgrade``).
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
@@ -174,8 +182,60 @@ NEW_ACCOUNT = Account()
 _TYPES: dict[str, type[Struct]] = dict(zip(TABLES, (Standing, Drawdown, Book, Orders), strict=True))
 _TYPES[DECISIONS] = Remembered
 _encode = msgspec.json.Encoder().encode
-_DECODERS = {table: msgspec.json.Decoder(kind) for table, kind in _TYPES.items()}
-_PREFIX = b'{"v":%d' % STATE_VERSION
+_VERSION = re.compile(rb'\{"v":([0-9]{1,9})[,}]')
+
+Upgrade = Callable[[str, dict[str, Any]], dict[str, Any]]
+"""From a table's name and its record as JSON (amounts are strings) to that record in the next version."""
+UPGRADES: Mapping[int, Upgrade] = {}
+"""By the version that is upgraded. Empty: there is no version before 1."""
+
+
+class Format:
+    """How state records are written and read in one version, those of earlier versions included. Pure."""
+
+    def __init__(self, version: int, types: Mapping[str, type[Struct]], upgrades: Mapping[int, Upgrade]) -> None:
+        """``upgrades``: a step for each version that can still be read, without gaps up to ``version``."""
+        self.version = version
+        self._types = types
+        self._upgrades = upgrades
+        self._decoders = {table: msgspec.json.Decoder(kind) for table, kind in types.items()}
+        self._prefix = b'{"v":%d' % version
+        self._present = (self._prefix + b",", self._prefix + b"}")
+
+    def encode(self, value: Struct) -> bytes:
+        """A record as JSON with its version first."""
+        body = _encode(value)
+        return self._prefix + b"}" if body == b"{}" else self._prefix + b"," + body[1:]
+
+    def decode(self, table: str, value: bytes) -> Any:
+        """The record of one table. Raises ValueError for a version or shape that this program does not know."""
+        try:
+            if value.startswith(self._present):
+                return self._decoders[table].decode(value)
+            found = _VERSION.match(value)
+            if found is None or not self.reads(version := int(found[1])):
+                raise ValueError(f"state record of table {table!r} {self.unknown(value)}")
+            raw = msgspec.json.decode(value)
+            for step in range(version, self.version):
+                raw = self._upgrades[step](table, raw)
+            return msgspec.convert(raw, self._types[table])
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"state record of table {table!r} cannot be read: {error}") from None
+
+    def reads(self, version: object) -> bool:
+        """Whether records of a version can be read."""
+        return version == self.version or version in self._upgrades
+
+    def unknown(self, value: bytes) -> str:
+        """What is wrong with a record that cannot be read, and the remedy."""
+        versions = f"{min(self._upgrades)} to {self.version}" if self._upgrades else f"{self.version}"
+        return (
+            f"has an unknown version: {value[:24]!r}; this release reads {versions}. Run the release that wrote it, or "
+            "a later one"
+        )
+
+
+FORMAT = Format(STATE_VERSION, _TYPES, UPGRADES)
 
 
 def remembered_key(account_id: str, kind: IdKind, one_id: str) -> bytes:
@@ -185,18 +245,26 @@ def remembered_key(account_id: str, kind: IdKind, one_id: str) -> bytes:
 
 def encode_state(value: Struct) -> bytes:
     """A record as JSON with its version first."""
-    body = _encode(value)
-    return _PREFIX + b"}" if body == b"{}" else _PREFIX + b"," + body[1:]
+    return FORMAT.encode(value)
 
 
 def decode_state(table: str, value: bytes) -> Any:
     """The record of one table. Raises ValueError for a version or shape that this program does not know."""
-    if not value.startswith(_PREFIX) or value[len(_PREFIX) : len(_PREFIX) + 1] not in (b",", b"}"):
-        raise ValueError(f"state record of table {table!r} has an unknown version: {value[:24]!r}")
-    try:
-        return _DECODERS[table].decode(value)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"state record of table {table!r} cannot be read: {error}") from None
+    return FORMAT.decode(table, value)
+
+
+def encode_offsets(offsets: Mapping[str, int]) -> bytes:
+    """The record of a partition's last applied offset by topic."""
+    return msgspec.json.encode({"v": FORMAT.version, "offsets": offsets})
+
+
+def decode_offsets(value: bytes) -> Mapping[str, int]:
+    """Last applied offset by topic out of its record. Raises ValueError for a version that is not known."""
+    record = msgspec.json.decode(value)
+    if not FORMAT.reads(record.get("v")):
+        raise ValueError(f"the offsets' state record {FORMAT.unknown(value)}")
+    offsets: Mapping[str, int] = record["offsets"]
+    return offsets
 
 
 def decode_account(parts: Mapping[str, bytes]) -> Account:

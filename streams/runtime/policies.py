@@ -5,11 +5,13 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+import orjson
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 
 from streams.core.records import POLICIES, Output, Record
 from streams.core.rules import Rules
+from streams.core.state import FORMAT
 from streams.runtime import kafka
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.settings import Settings
@@ -33,8 +35,24 @@ class PolicyDeadLetter(NamedTuple):
 
 
 def reported_offset(held: bytes | None) -> int:
-    """The last dead-lettered policy offset out of its state record; -1 for none."""
-    return -1 if held is None else int(held)
+    """The last dead-lettered policy offset out of its state record; -1 for none.
+
+    The first release wrote the bare number, without a version: that is read too. Raises ValueError for a version that
+    is not known.
+    """
+    if held is None:
+        return -1
+    if held.isdigit():
+        return int(held)
+    record = orjson.loads(held)
+    if not FORMAT.reads(record.get("v")):
+        raise ValueError(f"the policies' state record {FORMAT.unknown(held)}")
+    return int(record["reported"])
+
+
+def reported_record(offset: int) -> bytes:
+    """The state record that remembers ``offset``."""
+    return orjson.dumps({"v": FORMAT.version, "reported": offset})
 
 
 class Policies:
@@ -55,6 +73,14 @@ class Policies:
         if not self._unusable or self._unusable[-1].offset <= offset:
             return []
         return [letter for letter in self._unusable if letter.offset > offset]
+
+    @property
+    def answered_ms(self) -> int | None:
+        """When the broker last answered a fetch, also one that brought nothing; None before the first."""
+        if self._consumer is None or self._place not in self._consumer.assignment():
+            return None
+        answered_ms: int | None = self._consumer.last_poll_timestamp(self._place)
+        return answered_ms
 
     async def start(self) -> None:
         """Read all that is there. Returns when ``rules`` are those of the topic's end."""
