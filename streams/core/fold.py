@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol
 import orjson
 
 from schemas.types import write_time
-from streams.core.decode import decode
+from streams.core.decode import Event, decode
 from streams.core.fanout import fan_out
 from streams.core.outputs import SCHEMA_VERSION, dead_letter
-from streams.core.records import INPUTS, Output, Record
+from streams.core.records import INPUTS, LOCKED, SIGNALS, Output, Record
 from streams.core.routing import account_of
 from streams.core.rules import Rules
 from streams.core.state import (
@@ -26,11 +26,14 @@ from streams.core.state import (
     Change,
     Remembered,
     changes_of,
+    encode_offsets,
     encode_state,
 )
 from streams.core.step import Basis, step
 
 FORWARDED = "tidegate-forwarded-from"
+# Why a record is on the wrong partition: it names no account and went where it liked, or its producer keyed it wrongly.
+ROUTED, MISKEYED = "routed", "miskeyed"
 FORWARD_BYTES_MAX = 1_048_576
 
 
@@ -56,7 +59,10 @@ class View(Protocol):
 
 
 class Commit(NamedTuple):
-    """What one transaction makes durable, all or nothing, and the live objects after it."""
+    """What one transaction makes durable, all or nothing, and the live objects after it.
+
+    ``locked_by_ms``: for each ``account-locked``, the timestamp of the record that it answers.
+    """
 
     outputs: tuple[Output, ...]
     changes: tuple[Change, ...]
@@ -64,6 +70,7 @@ class Commit(NamedTuple):
     journal: bytes
     offsets: Mapping[str, int]
     forwarded: int
+    locked_by_ms: tuple[int, ...] = ()
 
 
 def merge(records: Mapping[str, Sequence[Record]]) -> Iterator[Record]:
@@ -86,6 +93,7 @@ def fold(batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], i
     remembered: dict[bytes, Remembered] = {}
     offsets = dict(view.offsets)
     forwarded = 0
+    locked_by_ms: list[int] = []
 
     def recall(key: bytes) -> Remembered | None:
         found = remembered.get(key)
@@ -103,7 +111,7 @@ def fold(batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], i
             continue
         if account_id is not None and partition_of(account_id) != batch.partition:
             forwarded += 1
-            outputs.append(_forward(record, account_id))
+            outputs.append(_forward(record, account_id, _cause(event)))
             continue
         if account_id is None:
             account = NEW_ACCOUNT
@@ -116,18 +124,26 @@ def fold(batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], i
         if account_id is not None:
             accounts[account_id] = done.account
         remembered.update(done.remember)
-        outputs += done.outputs
+        if done.outputs:
+            outputs += done.outputs
+            locked_by_ms += [record.timestamp_ms for output in done.outputs if output.topic == LOCKED]
     changes = [
         change
         for account_id, account in before.items()
         for change in changes_of(account_id, account, accounts[account_id])
     ]
     changes += [Change(DECISIONS, key, encode_state(memory)) for key, memory in remembered.items()]
-    changes.append(Change(PARTITION, OFFSETS_KEY, orjson.dumps({"v": 1, "offsets": offsets})))
-    return Commit(tuple(outputs), tuple(changes), accounts, _journal(batch, rules), offsets, forwarded)
+    changes.append(Change(PARTITION, OFFSETS_KEY, encode_offsets(offsets)))
+    journal = _journal(batch, rules)
+    return Commit(tuple(outputs), tuple(changes), accounts, journal, offsets, forwarded, tuple(locked_by_ms))
 
 
-def _forward(record: Record, account_id: str) -> Output:
+def _cause(event: Event) -> str:
+    """Why a record is not on its account's partition. Only a signal may leave the account to its route."""
+    return ROUTED if event.record.topic == SIGNALS and event.body.account_id is None else MISKEYED
+
+
+def _forward(record: Record, account_id: str, cause: str) -> Output:
     """Send a record to the partition that owns its account, once: a second time, two workers' routes disagree."""
     origin = f"{record.topic}/{record.partition}/{record.offset}"
     if any(name == FORWARDED for name, _ in record.headers):
@@ -138,7 +154,7 @@ def _forward(record: Record, account_id: str) -> Output:
         detail = f"value is larger than {FORWARD_BYTES_MAX} bytes and on the wrong partition; send it to its own"
         return dead_letter(record, "MALFORMED", detail, account_id=account_id)
     headers = (*record.headers, (FORWARDED, origin.encode()))
-    return Output(record.topic, account_id.encode(), record.value or b"", headers, record.timestamp_ms)
+    return Output(record.topic, account_id.encode(), record.value or b"", headers, record.timestamp_ms, tally=(cause,))
 
 
 def _journal(batch: Batch, rules: Rules) -> bytes:

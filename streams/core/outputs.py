@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from schemas.types import write_time
-from streams.core.records import DEAD_LETTERS, Output, Record
+from streams.core.records import DEAD_LETTERS, Headers, Output, Record
 
 SCHEMA_VERSION = 1
 PAYLOAD_BYTES_MAX = 4096
@@ -30,10 +30,12 @@ def order_id_of(account_id: str, signal_id: str) -> str:
     return "o-" + digest(account_id, signal_id)
 
 
-def encode(topic: str, key: bytes | None, value: dict[str, Any]) -> Output:
+def encode(
+    topic: str, key: bytes | None, value: dict[str, Any], tally: tuple[str, ...] = (), headers: Headers = ()
+) -> Output:
     """A record to publish, with its schema version."""
     value["schema_version"] = SCHEMA_VERSION
-    return Output(topic, key, orjson.dumps(value))
+    return Output(topic, key, orjson.dumps(value), headers, tally=tally)
 
 
 def dead_letter(
@@ -45,7 +47,8 @@ def dead_letter(
     first_id: str | None = None,
 ) -> Output:
     """Input that could not be read or used: why, where it came from, and enough of it to recognise."""
-    return encode(DEAD_LETTERS, record.key, dead_letter_body(record, reason, detail, account_id, first_id))
+    body = dead_letter_body(record, reason, detail, account_id, first_id)
+    return encode(DEAD_LETTERS, record.key, body, (reason, record.topic))
 
 
 def dead_letter_body(

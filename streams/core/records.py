@@ -30,7 +30,11 @@ class Record(NamedTuple):
 
 
 class Output(NamedTuple):
-    """One record to publish. ``partition`` None: chosen by key; ``timestamp_ms`` None: the producer's clock."""
+    """One record to publish. ``partition`` None: chosen by key; ``timestamp_ms`` None: the producer's clock.
+
+    ``tally``: what counters call it, in words of closed lists (a code and a profile, a reason, a type), never ids. It
+    is not published.
+    """
 
     topic: str
     key: bytes | None
@@ -38,6 +42,7 @@ class Output(NamedTuple):
     headers: Headers = ()
     timestamp_ms: int | None = None
     partition: int | None = None
+    tally: tuple[str, ...] = ()
 
 
 def text_of(data: bytes | None) -> str | None:

@@ -19,7 +19,18 @@ from streams.core.effects import Note, Outcome, Rank, Recall, Situation
 from streams.core.ledger import apply_fill, overdue, unusable_fill
 from streams.core.lock import lock_note, with_breaches
 from streams.core.outputs import dead_letter, digest, encode
-from streams.core.records import CONTROLS, DEAD_LETTERS, FILLS, LOCKED, PNL, SIGNALS, Output
+from streams.core.records import (
+    APPROVED,
+    CONTROLS,
+    DEAD_LETTERS,
+    EVENTS,
+    FILLS,
+    LOCKED,
+    PNL,
+    REJECTED,
+    SIGNALS,
+    Output,
+)
 from streams.core.rules import Rules
 from streams.core.state import Account, Remembered
 
@@ -54,7 +65,7 @@ def step(
     situation = Situation(event.record, account_id, rules, now_ms, recall)
     with localcontext(ARITHMETIC):
         outcome = _apply(event, account, situation)
-    return Step(outcome.account, tuple(_published(outcome.notes, situation, basis)), outcome.remember)
+    return Step(outcome.account, tuple(_published(outcome, situation, basis)), outcome.remember)
 
 
 def _unreadable(event: Event, account_id: str | None, rules: Rules) -> Output | None:
@@ -178,15 +189,18 @@ def _warning(warned: drawdown.Warned, situation: Situation) -> Note:
     )
 
 
-def _published(notes: tuple[Note, ...], situation: Situation, basis: Callable[[], Basis]) -> list[Output]:
+def _published(outcome: Outcome, situation: Situation, basis: Callable[[], Basis]) -> list[Output]:
     """Order, ids, basis, bytes. A decision carries the headers of its signal, so that its trace goes on."""
+    notes = outcome.notes
+    if not notes:
+        return []
     record = situation.record
     key = situation.account_id.encode()
     outputs: list[Output] = []
     for number, note in enumerate(sorted(notes, key=lambda one: one.rank)):
         body = note.body
         if note.topic == DEAD_LETTERS:
-            outputs.append(encode(note.topic, record.key, body))
+            outputs.append(encode(note.topic, record.key, body, (body["reason"], record.topic)))
             continue
         coordinates = (situation.account_id, record.topic, str(record.partition), str(record.offset), str(number))
         if "event_id" in body:
@@ -194,6 +208,22 @@ def _published(notes: tuple[Note, ...], situation: Situation, basis: Callable[[]
         elif note.topic == LOCKED:
             body["lock_id"] = "l-" + digest(*coordinates)
         body["basis"] = basis()
-        output = encode(note.topic, key, body)
-        outputs.append(output._replace(headers=record.headers) if note.rank == Rank.DECISION else output)
+        headers = record.headers if note.rank == Rank.DECISION else ()
+        outputs.append(encode(note.topic, key, body, _tally(note, outcome.account, situation), headers))
     return outputs
+
+
+def _tally(note: Note, account: Account, situation: Situation) -> tuple[str, ...]:
+    """Approvals by profile, rejections by code and profile, locks by reason and profile, events by type (warnings by
+    limit and tier too)."""
+    body = note.body
+    if note.topic == APPROVED:
+        return ("APPROVED", body["profile"])
+    if note.topic == REJECTED:
+        known = situation.account_id in situation.rules.accounts
+        return (body["code"], situation.profile_of(account).name if known else "none")
+    if note.topic == LOCKED:
+        return (body["reason"], body["profile"])
+    if note.topic == EVENTS and body["type"] == "WARNING":
+        return ("WARNING", body["detail"].get("limit", "ORDER_OVERDUE"), body["detail"].get("tier", "none"))
+    return (body["type"],)

@@ -1,39 +1,19 @@
 """The Faust app: its ``gate`` agent, fed by the reader through a channel, runs several partitions at once."""
 
 import faust
-from faust import Channel
 from faust.app.base import BootStrategy
-from faust.types import AppT, StreamT
-from mode.utils.queues import FlowControlEvent, ThrowableQueue
+from faust.types import StreamT
 
 from streams.runtime import kafka
+from streams.runtime.channel import PrivateChannel
 from streams.runtime.policies import Policies
 from streams.runtime.reader import Work
 from streams.runtime.settings import Settings, SettingsError
 
 
-class GateChannel(Channel[Work]):
-    """A channel that a rebalance of Faust's own consumer cannot touch.
-
-    An ``app.channel()`` shares the app's flow control: a rebalance clears its queue and cancels those who wait to put,
-    and a batch would vanish without a trace. Here one private queue, never suspended, serves all clones; each item is
-    got by one of the agent's actors.
-    """
-
-    def __init__(self, app: AppT, *, queue: ThrowableQueue | None = None, **options: object) -> None:
-        if queue is None:
-            queue = ThrowableQueue(flow_control=FlowControlEvent(initially_suspended=False))
-        super().__init__(app, queue=queue, **options)
-
-    def _clone_args(self) -> dict[str, object]:
-        return {**super()._clone_args(), "queue": self.queue}
-
-    async def put(self, value: Work) -> None:
-        """Hand one batch to the gate."""
-        await self.queue.put(value)
-
-
-def create_app(settings: Settings, policies: Policies, *, with_consumer: bool = False) -> tuple[faust.App, GateChannel]:
+def create_app(
+    settings: Settings, policies: Policies, *, with_consumer: bool = False
+) -> tuple[faust.App, PrivateChannel[Work]]:
     """The app and the channel into its gate.
 
     ``with_consumer``: start Faust's own consumer too, for agents whose work may be repeated (mirrors, notifications).
@@ -60,7 +40,7 @@ def create_app(settings: Settings, policies: Policies, *, with_consumer: bool = 
         web_enabled=False,
         topic_disable_leader=not with_consumer,
     )
-    channel = GateChannel(app)
+    channel = PrivateChannel[Work](app)
 
     @app.agent(channel, name="gate", concurrency=settings.concurrency)
     async def gate(batches: StreamT[Work]) -> None:

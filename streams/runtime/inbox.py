@@ -26,6 +26,15 @@ class Inbox:
         self._queues[topic].extend(records)
         self._bytes[topic] += size_bytes
 
+    def count(self) -> int:
+        """Records that wait."""
+        return sum(map(len, self._queues.values()))
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """Timestamp of the record that waits longest; None if none does."""
+        return min((queue[0].timestamp_ms for queue in self._queues.values() if queue), default=None)
+
     def is_full(self, topic: str) -> bool:
         """Whether reading of ``topic`` should pause."""
         return len(self._queues[topic]) >= self._max_records or self._bytes[topic] >= self._max_bytes

@@ -9,17 +9,36 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    IllegalSaslStateError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import TopicPartition
 from faust.auth import Credentials, SASLCredentials, SSLCredentials
 
 from streams.runtime.settings import Security, Settings, SettingsError
 
-__all__ = ["TopicPartition", "admin", "client", "consumer", "faust_credentials", "partition_of_key", "producer"]
+__all__ = [
+    "TopicPartition",
+    "admin",
+    "client",
+    "consumer",
+    "faust_credentials",
+    "partition_of_key",
+    "producer",
+    "refusal",
+    "tls",
+]
 
 # A producer sends one batch per partition and request: at the default 16 kB a transaction of 500 decisions
 # would take a hundred requests one after the other. It must stay below the topics' max.message.bytes.
 _MAX_BATCH_BYTES = 900_000
+_PROBE_TIMEOUT_MS = 5_000
 
 
 def consumer(settings: Settings, **options: Any) -> AIOKafkaConsumer:
@@ -57,6 +76,60 @@ async def client(settings: Settings) -> AsyncIterator[AIOKafkaClient]:
         yield one
     finally:
         await one.close()
+
+
+def tls(settings: Settings) -> ssl.SSLContext | None:
+    """What all clients hold brokers against and show of themselves; None without TLS. Raises SettingsError."""
+    return _tls(settings.security) if settings.security.uses_tls else None
+
+
+async def refusal(settings: Settings) -> str | None:
+    """Why no broker can be talked to, in words that name the setting; None if one can, or simply does not answer.
+
+    The clients try every address and say no more than that all failed: a wrong password looks like a broker that is
+    away. This tries each address once more, alone.
+    """
+    options = _connection(settings)
+    reason = None
+    for server in options.pop("bootstrap_servers").split(","):
+        host, _, port = server.rpartition(":")
+        try:
+            connection = await create_conn(host, int(port), request_timeout_ms=_PROBE_TIMEOUT_MS, **options)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is put into words
+            reason = _in_words(error, server, settings.security) or reason
+        else:
+            connection.close()
+            return None
+    return reason
+
+
+def _in_words(error: Exception, server: str, security: Security) -> str | None:
+    match error:
+        case SaslAuthenticationFailed() | AuthenticationFailedError() | IllegalSaslStateError():
+            return (
+                f"{server} refuses user {security.sasl_username!r} with {security.sasl_mechanism}: user or password is "
+                "wrong, or has no credential for this mechanism (TIDEGATE_KAFKA_SASL_USERNAME, …_SASL_PASSWORD, "
+                "…_SASL_MECHANISM)"
+            )
+        case UnsupportedSaslMechanismError():
+            return f"{server} does not offer {security.sasl_mechanism} (TIDEGATE_KAFKA_SASL_MECHANISM)"
+        case ssl.SSLCertVerificationError():
+            return (
+                f"the certificate of {server} is not trusted: {error.verify_message} (TIDEGATE_KAFKA_SSL_CAFILE names "
+                "the authority that signed it; its names must include the host)"
+            )
+        case ssl.SSLError():
+            return (
+                f"no TLS with {server}: {error.reason or 'the handshake failed'} (TIDEGATE_KAFKA_SECURITY_PROTOCOL is "
+                f"{security.protocol}; a broker that wants client certificates needs …_SSL_CERTFILE and …_SSL_KEYFILE)"
+            )
+        case KafkaError() | ConnectionResetError() | ConnectionAbortedError():
+            # It took the connection and closed it without an answer, as a listener does that expects another protocol.
+            return (
+                f"{server} closes the connection: it may expect another TIDEGATE_KAFKA_SECURITY_PROTOCOL than "
+                f"{security.protocol}, or a client certificate (…_SSL_CERTFILE) that it trusts"
+            )
+    return None
 
 
 def faust_credentials(settings: Settings) -> Credentials | None:
@@ -98,11 +171,25 @@ def _connection(settings: Settings) -> dict[str, Any]:
 def _tls(security: Security) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=security.ssl_cafile)
-        context.check_hostname = security.ssl_check_hostname
-        if security.ssl_certfile:
-            context.load_cert_chain(security.ssl_certfile, security.ssl_keyfile, security.ssl_key_password)
     except (ssl.SSLError, OSError) as error:
-        raise SettingsError(
-            f"TIDEGATE_KAFKA_SSL_…: the certificates or the key cannot be used: {error.strerror}"
-        ) from None
+        raise SettingsError(f"TIDEGATE_KAFKA_SSL_CAFILE cannot be used: {_cause(error)}") from None
+    context.check_hostname = security.ssl_check_hostname
+    if security.ssl_certfile:
+        try:
+            # A callable: without any password OpenSSL would ask for one on the terminal, and wait.
+            context.load_cert_chain(
+                security.ssl_certfile, security.ssl_keyfile, lambda: security.ssl_key_password or ""
+            )
+        except (ssl.SSLError, OSError, ValueError) as error:
+            raise SettingsError(
+                f"TIDEGATE_KAFKA_SSL_CERTFILE, …_SSL_KEYFILE, …_SSL_KEY_PASSWORD cannot be used: {_cause(error)}; "
+                "they are PEM, the key belongs to the certificate, and the password opens the key"
+            ) from None
     return context
+
+
+def _cause(error: Exception) -> str:
+    """The library's word for it; never the whole message, which may quote a file."""
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "not readable as PEM"
+    return (isinstance(error, OSError) and error.strerror) or "not readable as PEM"

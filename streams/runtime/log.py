@@ -7,17 +7,18 @@ even one that was paused and wakes up later. Nothing in aiokafka times out by it
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import IllegalOperation, KafkaError, OffsetOutOfRangeError, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
 
 from streams.core.records import Output
 from streams.core.state import Change
 from streams.runtime import kafka
+from streams.runtime.bounds import Looker
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.settings import Settings
 from streams.runtime.store import change_of, changelog_key
@@ -30,6 +31,10 @@ _CLOSE_TIMEOUT_S = 5.0
 
 class LogError(RuntimeError):
     """The log refused or lost something. Fatal for the worker: what is durable is only known after a restore."""
+
+
+class FencedError(LogError):
+    """Another worker has taken the partition over: nothing more can be written for it here."""
 
 
 class Restored(NamedTuple):
@@ -76,12 +81,14 @@ class KafkaLog:
         partition: int,
         partitions_of: Mapping[str, int],
         partition_for: Callable[[bytes, int], int],
+        looker: Looker,
     ) -> None:
         """``partitions_of``: the number of partitions of every logical topic that outputs may name."""
         self._settings = settings
         self._partition = partition
         self._partitions_of = partitions_of
         self._partition_for = partition_for
+        self._looker = looker
         self._names = TopicNames.of(settings)
         self._state = TopicPartition(self._names.physical(STATE), partition)
         self._journal = TopicPartition(self._names.physical(JOURNAL), partition)
@@ -97,14 +104,7 @@ class KafkaLog:
         await producer.start()
 
     async def changelog_end(self) -> int:
-        # Read uncommitted: a committed end could hide records that are only about to become visible.
-        reader = kafka.consumer(self._settings, isolation_level="read_uncommitted")
-        await reader.start()
-        try:
-            ends = await reader.end_offsets([self._state])
-        finally:
-            await reader.stop()
-        return int(ends[self._state])
+        return await self._looker.end(self._state)
 
     async def changelog(self, start: int, end: int) -> AsyncGenerator[Restored, None]:
         if start >= end:
@@ -129,19 +129,22 @@ class KafkaLog:
             await reader.stop()
 
     async def begin(self) -> None:
-        await self._open_producer().begin_transaction()
+        with self._fencing_told():
+            await self._open_producer().begin_transaction()
 
     async def send(self, outputs: Iterable[Output], changes: Iterable[Change], journal: bytes) -> int:
         sending = _Sending(self._open_producer())
-        for output in outputs:
-            await sending.add(self._place_of(output), output.key, output.value, output.timestamp_ms, output.headers)
-        for table, key, value in changes:
-            await sending.add(self._state, changelog_key(table, key), value)
-        await sending.add(self._journal, None, journal)
-        return (await sending.finish()).get(self._state, -1)
+        with self._fencing_told():
+            for output in outputs:
+                await sending.add(self._place_of(output), output.key, output.value, output.timestamp_ms, output.headers)
+            for table, key, value in changes:
+                await sending.add(self._state, changelog_key(table, key), value)
+            await sending.add(self._journal, None, journal)
+            return (await sending.finish()).get(self._state, -1)
 
     async def commit(self) -> None:
-        await self._open_producer().commit_transaction()
+        with self._fencing_told():
+            await self._open_producer().commit_transaction()
 
     async def close(self) -> None:
         producer, self._producer = self._producer, None
@@ -149,6 +152,18 @@ class KafkaLog:
             return
         with contextlib.suppress(Exception):
             await asyncio.wait_for(producer.stop(), _CLOSE_TIMEOUT_S)
+
+    @contextlib.contextmanager
+    def _fencing_told(self) -> Iterator[None]:
+        """That another worker took over is no fault of the records that it shows at."""
+        try:
+            yield
+        except (KafkaError, LogError) as error:
+            if isinstance(error, ProducerFenced) or isinstance(error.__cause__, ProducerFenced):
+                raise FencedError(
+                    f"fenced: another worker has taken partition {self._partition} over; this one was cut off or paused"
+                ) from error
+            raise
 
     def _place_of(self, output: Output) -> TopicPartition:
         partition = output.partition
@@ -196,15 +211,26 @@ class _Sending:
         ends: dict[TopicPartition, int] = {}
         # A transaction commits although one of its sends failed: each future has to be looked at.
         for place, count, future in self._sent:
-            try:
-                metadata = await future
-            except KafkaError as error:
-                where = f"topic {place.topic}, partition {place.partition}"
-                raise LogError(f"{where}: {count} records were not written: {error!r}") from error
+            metadata = await _written(place, count, future)
             ends[place] = metadata.offset + count
         return ends
 
     async def _submit(self, place: TopicPartition, batch: BatchBuilder) -> None:
         batch.close()
-        future = await self._producer.send_batch(batch, place.topic, partition=place.partition)
+        try:
+            future = await self._producer.send_batch(batch, place.topic, partition=place.partition)
+        except IllegalOperation:
+            # The transaction is in error because a former send failed meanwhile. That one knows why.
+            for sent in self._sent:
+                if sent[-1].done():
+                    await _written(*sent)
+            raise
         self._sent.append((place, batch.record_count(), future))
+
+
+async def _written(place: TopicPartition, count: int, future: asyncio.Future[RecordMetadata]) -> RecordMetadata:
+    try:
+        return await future
+    except KafkaError as error:
+        where = f"topic {place.topic}, partition {place.partition}"
+        raise LogError(f"{where}: {count} records were not written: {error!r}") from error

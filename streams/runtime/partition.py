@@ -17,27 +17,26 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
-
-import orjson
 
 from streams.core.fold import Batch, Commit, View
 from streams.core.records import SIGNALS, Output, Record
 from streams.core.rules import Rules
-from streams.core.state import DECISIONS, OFFSETS_KEY, PARTITION, STATE_VERSION, Account, Change, Remembered
+from streams.core.state import DECISIONS, OFFSETS_KEY, PARTITION, Account, Change, Remembered, decode_offsets
 from streams.runtime.log import Log
+from streams.runtime.logs import log_decisions
 from streams.runtime.metrics import Metrics, PartitionMetrics
-from streams.runtime.policies import DEAD_LETTERS_PER_BATCH, POLICIES_KEY, PolicyDeadLetter, reported_offset
+from streams.runtime.policies import (
+    DEAD_LETTERS_PER_BATCH,
+    POLICIES_KEY,
+    PolicyDeadLetter,
+    reported_offset,
+    reported_record,
+)
 from streams.runtime.store import Store
 
-
-def decode_offsets(value: bytes) -> Mapping[str, int]:
-    """Last applied offset by topic out of its state record. Raises ValueError for a version that is not known."""
-    record = orjson.loads(value)
-    if record.get("v") != STATE_VERSION:
-        raise ValueError(f"the offsets' state record has an unknown version: {value[:24]!r}")
-    offsets: Mapping[str, int] = record["offsets"]
-    return offsets
+_TIMESTAMP = attrgetter("timestamp_ms")
 
 
 class Core(NamedTuple):
@@ -72,10 +71,13 @@ class Partition:
         partition_of: Callable[[str], int],
         wall_ms: Callable[[], int],
         metrics: Metrics,
+        release_store: Callable[[], None] | None = None,
     ) -> None:
+        """``release_store``: what to do with the store at the end, other than to close it."""
         self.number = number
         self._log = log
         self._store = store
+        self._release_store = release_store or store.close
         self._core = core
         self._limits = limits
         self._partition_of = partition_of
@@ -83,6 +85,8 @@ class Partition:
         self._metrics = metrics
         self._view = _StoreView(store, core, limits.cached_accounts)
         self._checkpoint = 0
+        self.changed: dict[str, Account] | None = None
+        """Accounts that commits changed, for whoever sets and takes it (see `streams.observe.survey`)."""
         self.fold_seconds = 0.0
         """How long the last fold kept the event loop to itself."""
 
@@ -90,6 +94,10 @@ class Partition:
     def offsets(self) -> Mapping[str, int]:
         """Last applied offset by topic, as of the last commit."""
         return self._view.offsets
+
+    def account(self, account_id: str) -> Account | None:
+        """An account as of the last commit; None: nothing is known of it."""
+        return self._view.account(account_id)
 
     @property
     def reported_policies(self) -> int:
@@ -143,17 +151,21 @@ class Partition:
         await self._log.begin()
         changelog_position = await self._log.send(outputs, changes, commit.journal)
         await self._log.commit()
+        committed_ms = self._wall_ms()
         if changelog_position >= 0:
             self._checkpoint = changelog_position
         self._store.write(changes, self._checkpoint)
         self._view.publish(commit)
+        log_decisions(self.number, commit.outputs)
 
-        self._count(records, commit, len(outputs), time.perf_counter() - folded)
+        self._count(records, commit, outputs, time.perf_counter() - folded, committed_ms)
 
     async def close(self) -> None:
         """Release log and store."""
-        await self._log.close()
-        self._store.close()
+        try:
+            await self._log.close()
+        finally:
+            self._release_store()
 
     def _with_policy_dead_letters(
         self, commit: Commit, unreported: Sequence[PolicyDeadLetter]
@@ -162,7 +174,7 @@ class Partition:
         letters = unreported[:DEAD_LETTERS_PER_BATCH]
         if not letters:
             return commit.outputs, changes
-        changes.append(Change(PARTITION, POLICIES_KEY, b"%d" % letters[-1].offset))
+        changes.append(Change(PARTITION, POLICIES_KEY, reported_record(letters[-1].offset)))
         return (*commit.outputs, *(letter.output for letter in letters)), changes
 
     def _forgotten(self, batch: Batch, rules: Rules, commit: Commit) -> list[Change]:
@@ -182,13 +194,27 @@ class Partition:
         self,
         records: Mapping[str, Sequence[Record]],
         commit: Commit,
-        outputs: int,
+        outputs: Sequence[Output],
         commit_seconds: float,
+        committed_ms: int,
     ) -> None:
+        """Once a batch, and a few tenths of a microsecond a record: this is the hot path."""
+        if self.changed is not None:
+            self.changed.update(commit.accounts)
         metrics = self._metrics
+        count = 0
+        for topic, applied in records.items():
+            count += len(applied)
+            metrics.records[topic] += len(applied)
+            metrics.end_to_end_ms[topic].observe_ages(committed_ms, map(_TIMESTAMP, applied))
+        metrics.lock_ms.observe_ages(committed_ms, commit.locked_by_ms)
+        metrics.tally(outputs)
+        metrics.batch_records.observe(count)
+        metrics.fold_ms.observe(self.fold_seconds * 1000)
+        metrics.commit_ms.observe(commit_seconds * 1000)
         metrics.batches += 1
-        metrics.events += sum(map(len, records.values()))
-        metrics.outputs += outputs
+        metrics.events += count
+        metrics.outputs += len(outputs)
         metrics.forwarded += commit.forwarded
         metrics.fold_seconds += self.fold_seconds
         metrics.commit_seconds += commit_seconds

@@ -11,17 +11,18 @@ import asyncio
 import contextlib
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from mode import Service
 
 from streams.core.records import INPUTS, SIGNALS, Record
 from streams.runtime import kafka
+from streams.runtime.assignor import WorkerAssignor
+from streams.runtime.bounds import Bounds, Looker
 from streams.runtime.inbox import NON_SIGNALS, Inbox, size_of
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.metrics import Metrics
@@ -29,6 +30,7 @@ from streams.runtime.partition import Partition
 from streams.runtime.policies import Policies, PolicyDeadLetter
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames
+from streams.runtime.watchdog import Standing
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ _LAST_COMMIT_TIMEOUT_S = 5.0
 _POLICY_OWNER = 0
 # A decision repeats its signal's headers; beyond this they would not fit into the output beside its checks.
 _HEADERS_MAX_BYTES = 64 * 1024
+_WAITING = "waiting for its turn to be taken over"
 
 
 class ReaderError(RuntimeError):
@@ -88,16 +91,11 @@ class _Runner:
     batch_max_records: int
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
+    doing: str = _WAITING
     serving: bool = False
+    batches: int = 0
+    handed_out: bool = False
     task: asyncio.Task[None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Bounds:
-    """First and next offset of the assigned inputs on the broker."""
-
-    first: Mapping[TopicPartition, int]
-    end: Mapping[TopicPartition, int]
 
 
 class Reader(Service):
@@ -108,24 +106,36 @@ class Reader(Service):
         settings: Settings,
         *,
         policies: Policies,
+        assignor: WorkerAssignor,
+        on_assigned: Callable[[frozenset[int]], None],
+        looker: Looker,
         open_partition: Callable[[int], Partition],
         hand_out: Callable[[Work], Awaitable[None]],
         metrics: Metrics,
         partitions: int,
     ) -> None:
-        """``hand_out`` puts work into the gate's channel; ``open_partition`` makes a partition, not yet opened."""
+        """``hand_out`` puts work into the gate's channel; ``open_partition`` makes a partition, not yet opened.
+
+        ``on_assigned`` is told which partitions this worker serves from now on, before any of them is made.
+        """
         super().__init__()
         self._settings = settings
         self._names = TopicNames.of(settings)
         self._logical = {self._names.physical(topic): topic for topic in INPUTS}
         self._policies = policies
+        self._assignor = assignor
+        self._on_assigned = on_assigned
+        self._looker = looker
         self._open_partition = open_partition
         self._hand_out = hand_out
         self._metrics = metrics
         self._partitions = partitions
         self._runners: dict[int, _Runner] = {}
+        self._assigned = False
+        self.owned: frozenset[int] = frozenset()
+        """Partitions of the last assignment, also while it is being changed."""
         self._consumer: AIOKafkaConsumer | None = None
-        self._bounds: asyncio.Task[_Bounds] | None = None
+        self._bounds: asyncio.Task[Mapping[TopicPartition, Bounds]] | None = None
         self._applied: dict[TopicPartition, int] = {}
         self._background: list[asyncio.Future[None]] = []
         self._restoring = asyncio.Semaphore(settings.restore_concurrency)
@@ -147,7 +157,8 @@ class Reader(Service):
         self._consumer = kafka.consumer(
             settings,
             group_id=settings.topic_prefix + settings.app_id,
-            partition_assignment_strategy=[RangePartitionAssignor],
+            group_instance_id=settings.instance_id or None,
+            partition_assignment_strategy=[self._assignor],
             session_timeout_ms=settings.session_timeout_ms,
             heartbeat_interval_ms=settings.session_timeout_ms // 4,
             rebalance_timeout_ms=settings.rebalance_timeout_ms,
@@ -183,10 +194,13 @@ class Reader(Service):
             self.consumer.seek(place, 0)
         self._applied.clear()
         self._check_partitions()
+        self._assigned = True
         numbers = sorted({place.partition for place in places})
+        self.owned = frozenset(numbers)
         self._metrics.rebalances += 1
         log.info("assigned partitions %s", numbers or "none")
-        self._bounds = asyncio.create_task(self._look_up_bounds(places))
+        self._on_assigned(self.owned)
+        self._bounds = asyncio.create_task(self._looker.bounds(places))
         for number in numbers:
             by_topic = {self._logical[place.topic]: place for place in places if place.partition == number}
             if set(by_topic) != set(INPUTS):
@@ -208,6 +222,7 @@ class Reader(Service):
     async def release(self) -> None:
         """Give all partitions up: the batch under way is finished, and no other begun."""
         runners, self._runners = list(self._runners.values()), {}
+        self._assigned = False
         for runner in runners:
             runner.stopping = True
             runner.wake.set()
@@ -227,6 +242,7 @@ class Reader(Service):
             partition = self._open_partition(runner.number)
             try:
                 async with self._restoring:
+                    runner.doing = "being taken over"
                     await partition.open()
                 await self._resume(runner, partition)
                 await self._serve(runner, partition)
@@ -245,21 +261,22 @@ class Reader(Service):
         if self._bounds is None:
             raise ReaderError("partitions are resumed only after an assignment")
         bounds = await asyncio.shield(self._bounds)
-        if any(partition.offsets.get(topic, -1) >= bounds.end[place] for topic, place in runner.places.items()):
+        if any(partition.offsets.get(topic, -1) >= bounds[place].end for topic, place in runner.places.items()):
             # A former owner that was cut off went on after that look-up, until he was fenced.
-            bounds = await self._look_up_bounds(list(runner.places.values()))
+            bounds = await self._looker.bounds(list(runner.places.values()))
         starts = {
-            place: self._start_of(place, partition.offsets.get(topic), bounds) for topic, place in runner.places.items()
+            place: self._start_of(place, partition.offsets.get(topic), bounds[place])
+            for topic, place in runner.places.items()
         }
         for place, start in starts.items():
             self.consumer.seek(place, start)
         self.consumer.resume(*starts)
-        runner.serving = True
+        runner.doing, runner.serving = "serving", True
         progress = self._metrics.of(runner.number)
         log.info("serving partition %d, %d records restored", runner.number, progress.restored_records)
 
-    def _start_of(self, place: TopicPartition, applied: int | None, bounds: _Bounds) -> int:
-        first, end = bounds.first[place], bounds.end[place]
+    def _start_of(self, place: TopicPartition, applied: int | None, bounds: Bounds) -> int:
+        first, end = bounds
         if applied is None:
             return first
         start = applied + 1
@@ -278,13 +295,6 @@ class Reader(Service):
             )
         log.error("%s: offsets %d to %d were deleted before they were applied", where, start, first - 1)
         return first
-
-    async def _look_up_bounds(self, places: list[TopicPartition]) -> _Bounds:
-        if not places:
-            return _Bounds({}, {})
-        async with kafka.consumer(self._settings, isolation_level="read_uncommitted") as looker:
-            first, end = await asyncio.gather(looker.beginning_offsets(places), looker.end_offsets(places))
-        return _Bounds(first, end)
 
     def _new_inbox(self) -> Inbox:
         settings = self._settings
@@ -347,7 +357,10 @@ class Reader(Service):
             records = await self._take(runner)
             unreported = self._unreported(partition)
             if records or unreported:
+                runner.handed_out = True
                 await self._decide(partition, records, unreported)
+                runner.handed_out = False
+                runner.batches += 1
                 self._note(runner, partition)
             else:
                 await self._wait(runner)
@@ -401,13 +414,9 @@ class Reader(Service):
             runner.batch_max_records = max(1, runner.batch_max_records // 2)
         elif partition.fold_seconds < target_seconds / 2:
             runner.batch_max_records = min(self._settings.batch_max_records, runner.batch_max_records * 2)
-        lag = 0
         for topic, place in runner.places.items():
-            applied = partition.offsets.get(topic, -1) + 1
-            lag += max(0, (self.consumer.highwater(place) or 0) - applied)
-            if applied:
+            if applied := partition.offsets.get(topic, -1) + 1:
                 self._applied[place] = applied
-        self._metrics.of(runner.number).lag_records = lag
 
     async def _wait(self, runner: _Runner) -> None:
         timeout_s = _RECHECK_S if runner.inbox.holds(SIGNALS) else None
@@ -417,6 +426,57 @@ class Reader(Service):
     def _wake_policy_owner(self) -> None:
         if owner := self._runners.get(_POLICY_OWNER):
             owner.wake.set()
+
+    # -- what it looks like from outside
+
+    async def standings(self) -> Mapping[int, Standing] | None:
+        """What each assigned partition is at; None until the group has said which those are."""
+        if not self._assigned:
+            return None
+        paused = self.consumer.paused()
+        return {
+            number: await self._standing_of(runner, paused) if runner.serving else self._opening(runner)
+            for number, runner in list(self._runners.items())
+        }
+
+    def _opening(self, runner: _Runner) -> Standing:
+        progress = self._metrics.of(runner.number)
+        doing = runner.doing
+        if 0 < progress.restore_position < progress.restore_target:
+            doing = f"being restored, at {progress.restore_position} of {progress.restore_target}"
+        taken_over = doing != _WAITING
+        return Standing(doing, False, taken_over, (doing, progress.restore_position), {})
+
+    async def _standing_of(self, runner: _Runner, paused: Set[TopicPartition]) -> Standing:
+        """A position is at hand at once: every place was sought before it was served."""
+        inbox, consumer = runner.inbox, self.consumer
+        positions = {topic: await consumer.position(place) for topic, place in runner.places.items()}
+        stable = {topic: consumer.last_stable_offset(place) for topic, place in runner.places.items()}
+        unread = any(positions[topic] < (stable[topic] or 0) for topic in positions)
+        # A pipeline's open transaction holds back what is known but cannot be read: nobody here can end it.
+        held_back = any(
+            positions[topic] >= (stable[topic] or 0) and (consumer.highwater(place) or 0) > (stable[topic] or 0)
+            for topic, place in runner.places.items()
+            if topic in NON_SIGNALS
+        )
+        progress = self._metrics.of(runner.number)
+        progress.lag_records = inbox.count() + sum(
+            max(0, (consumer.highwater(place) or 0) - positions[topic]) for topic, place in runner.places.items()
+        )
+        progress.waiting_since_ms = inbox.oldest_ms
+        waiting = any(inbox.holds(topic) for topic in NON_SIGNALS) or (inbox.holds(SIGNALS) and not held_back)
+        return Standing(
+            runner.doing,
+            True,
+            unread or waiting or runner.handed_out,
+            # While a batch waits for a free actor of the gate, whatever the others get done is progress.
+            (runner.batches, sum(positions.values()), self._metrics.batches if runner.handed_out else 0),
+            {
+                topic: consumer.last_poll_timestamp(place)
+                for topic, place in runner.places.items()
+                if place not in paused
+            },
+        )
 
     # -- lag monitors
 

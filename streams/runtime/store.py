@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 import orjson
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
     DBCompressionType,
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 LAYOUT_VERSION = 1
 _META = b"\x00meta"
 _EXPIRY = b"\x01"
+_DAMAGED = ".damaged"
 
 Expires = Callable[[bytes], int]
 """When the remembered id of this value may be forgotten, ms since 1970."""
@@ -179,7 +181,7 @@ class RocksStore:
     def __init__(self, path: Path, identity: Identity, environment: RocksEnvironment, expires: Expires) -> None:
         """Raises StoreError if the directory cannot be used, for instance because another process holds it."""
         self._path = path
-        self._condemned = path.with_name(path.name + ".damaged")
+        self._condemned = path.with_name(path.name + _DAMAGED)
         self._identity = identity
         self._environment = environment
         self._expires = expires
@@ -271,7 +273,7 @@ class RocksStore:
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing narrower
             log.warning("store %s is damaged (%s): it is wiped and restored from the changelog", self._path, error)
             return self._create_anew()
-        if not fresh and (meta is None or meta[:-1] != self._owner()):
+        if not fresh and (meta is None or meta[:-1] != _owner(self._identity)):
             log.warning(
                 "store %s is of another version or owner: it is wiped and restored from the changelog", self._path
             )
@@ -306,11 +308,30 @@ class RocksStore:
             self._condemned.touch()
         return StoreError(f"store {self._path} failed: {error}; if it is damaged, the next start restores it")
 
-    def _owner(self) -> list[object]:
-        return [LAYOUT_VERSION, *self._identity]
-
     def _meta(self, checkpoint: int) -> bytes:
-        return orjson.dumps([*self._owner(), checkpoint])
+        return orjson.dumps([*_owner(self._identity), checkpoint])
+
+
+def peek(path: Path, identity: Identity) -> int:
+    """How far a database that may belong to another, be damaged or not be there is; 0 where that cannot be told.
+
+    It takes no lock and changes nothing.
+    """
+    if path.with_name(path.name + _DAMAGED).exists() or not path.exists():
+        return 0
+    try:
+        database = Rdict(str(path), Options(raw_mode=True), access_type=AccessType.read_only())
+        try:
+            meta = _stored_meta(database)
+        finally:
+            database.close()
+    except Exception:  # noqa: BLE001 - rocksdict raises nothing narrower; whoever opens it finds out
+        return 0
+    return int(str(meta[-1])) if meta is not None and meta[:-1] == _owner(identity) else 0
+
+
+def _owner(identity: Identity) -> list[object]:
+    return [LAYOUT_VERSION, *identity]
 
 
 def _checkpoint_of(database: Rdict) -> int:

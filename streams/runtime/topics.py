@@ -14,6 +14,9 @@ STATE = "state"
 JOURNAL = "journal"
 # What operators ask for, approve and sign. Workers neither read nor need it.
 REQUESTS = "requests"
+# What the notifier has sent. Only it needs them.
+NOTIFICATIONS = "notifications"
+OPTIONAL = (REQUESTS, NOTIFICATIONS)
 # One account's records of these topics are in the partition of the same number: whoever owns it has them all.
 CO_PARTITIONED = (SIGNALS, FILLS, PNL, CONTROLS, STATE, JOURNAL)
 FOREVER_MS = -1
@@ -24,6 +27,8 @@ _INPUT_MAX_BYTES = 1_048_576 + 128 * 1024
 _OUTPUT_MAX_BYTES = 8 * 1024 * 1024
 # One record holds all open orders of an account, and nothing but executors closes them.
 _STATE_MAX_BYTES = 64 * 1024 * 1024
+# Longer than the notifier ever looks back (schemas.config: give_up).
+_NOTIFICATIONS_RETENTION_MS = 7 * 86_400_000
 
 
 class TopicsError(RuntimeError):
@@ -41,7 +46,7 @@ class TopicNames:
 
     def __post_init__(self) -> None:
         names = {topic: self.prefix + topic for topic in (*INPUTS, POLICIES, *OUTPUTS)}
-        names |= {topic: f"{self.prefix}{self.app_id}-{topic}" for topic in (STATE, JOURNAL, REQUESTS)}
+        names |= {topic: f"{self.prefix}{self.app_id}-{topic}" for topic in (STATE, JOURNAL, *OPTIONAL)}
         object.__setattr__(self, "_to_physical", names)
         object.__setattr__(self, "_to_logical", {physical: logical for logical, physical in names.items()})
 
@@ -58,7 +63,7 @@ class TopicNames:
 
     def all(self) -> tuple[str, ...]:
         """All names on the broker that the gate cannot run without."""
-        return tuple(name for topic, name in self._to_physical.items() if topic != REQUESTS)
+        return tuple(name for topic, name in self._to_physical.items() if topic not in OPTIONAL)
 
 
 async def create_topics(
@@ -87,6 +92,7 @@ async def create_topics(
         want(topic, partitions, retention_ms=output_retention_ms, max_message_bytes=_OUTPUT_MAX_BYTES)
     want(POLICIES, 1, retention_ms=FOREVER_MS, retention_bytes=-1)
     want(REQUESTS, 1, retention_ms=FOREVER_MS, retention_bytes=-1)
+    want(NOTIFICATIONS, 1, retention_ms=_NOTIFICATIONS_RETENTION_MS)
     want(JOURNAL, partitions, retention_ms=journal_retention_ms, max_message_bytes=_OUTPUT_MAX_BYTES)
     want(
         STATE,
@@ -119,7 +125,7 @@ class Layout:
     partitions: int
     """Of the inputs, the state changelog and the journal."""
     counts: Mapping[str, int]
-    """Partitions of every topic, by logical name; of ``requests`` only where it is there."""
+    """Partitions of every topic, by logical name; of the optional ones only where they are there."""
     cluster_id: str
 
 
@@ -150,11 +156,11 @@ def check_counts(names: TopicNames, counts: Mapping[str, int]) -> tuple[int, Map
                 f"topic {names.physical(topic)} has {count} partitions, but {names.physical(first)} has {expected}: an "
                 "account's records would be spread over owners; recreate it with the same number of partitions"
             )
-    for topic in (POLICIES, REQUESTS):
+    for topic in (POLICIES, *OPTIONAL):
         if (count := counts.get(names.physical(topic), 1)) != 1:
             raise TopicsError(
                 f"topic {names.physical(topic)} has {count} partitions: {topic} are one sequence for everyone; "
                 "recreate it with one partition"
             )
-    present = [*names.all(), *(name for name in (names.physical(REQUESTS),) if counts.get(name))]
+    present = [*names.all(), *(name for topic in OPTIONAL if counts.get(name := names.physical(topic)))]
     return expected, {names.logical(name): counts[name] for name in present}

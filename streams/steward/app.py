@@ -8,17 +8,11 @@ starts from the topics again.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import faust
 import orjson
-from aiokafka import AIOKafkaConsumer
-from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import CommitFailedError
-from faust.app.base import BootStrategy
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import EventT, StreamT
 from mode import Service
 from pydantic import ValidationError
@@ -27,11 +21,14 @@ from schemas.config import ConfigFile, VenueWatchSection
 from schemas.outputs import AccountLocked, ApprovedOrder
 from streams.core.records import APPROVED, CONTROLS, FILLS, LOCKED, POLICIES, Record
 from streams.core.rules import rules_of
+from streams.observe import families
+from streams.observe.exposition import Sample, exposition
 from streams.runtime import kafka
-from streams.runtime.kafka import TopicPartition
+from streams.runtime.committed import create_committed_app, or_crash, raw_topic, take_over
 from streams.runtime.policies import Policies
 from streams.runtime.settings import Settings
-from streams.runtime.topics import Layout, TopicNames, verify_topics
+from streams.runtime.topics import TopicNames, verify_topics
+from streams.runtime.web import Report, web_for
 from streams.steward.downgrade import downgrade
 from streams.steward.rulebook import Rulebook
 from streams.steward.venues import VenueWatch, down_policy
@@ -42,7 +39,6 @@ log = logging.getLogger(__name__)
 _ORDER_LIFE_MS = 3_600_000
 _PUBLISH_DEADLINE_S = 30.0
 _ENDS_INTERVAL_S = 0.2
-_TAKE_OVER_INTERVAL_S = 1.0
 
 _Output = TypeVar("_Output", ApprovedOrder, AccountLocked)
 
@@ -58,13 +54,18 @@ class Steward:
         self._policies = Policies(settings, rules, self._rulebook.apply)
         self._producer = kafka.producer(settings)
         self._producing = False
+        self._published = dict.fromkeys((POLICIES, CONTROLS), 0)
+        self._serving = False
+        self._web = web_for(
+            settings, health=self.health, ready=self.ready, metrics=exposition("steward", self._samples)
+        )
         self._remembered_ms: dict[str, int] = {}
         if config.venue_watch is not None:
             remembered_ms = config.venue_watch.window + max(config.venue_watch.cool_down, _ORDER_LIFE_MS)
             self._remembered_ms |= {FILLS: remembered_ms, APPROVED: remembered_ms}
         if config.controls.auto_downgrade:
             self._remembered_ms[LOCKED] = rules.limits.dedup_horizon_ms // 2
-        self.app = self._create_app()
+        self.app = create_committed_app(settings, "steward", with_consumer=bool(self._remembered_ms))
         if config.venue_watch is not None:
             self._watch_venues(config.venue_watch, VenueWatch(config.venue_watch, rules))
         if config.controls.auto_downgrade:
@@ -74,14 +75,17 @@ class Steward:
 
     async def start(self) -> None:
         """Check the topics, take over, read the policies, start the agents. Raises what stops the start."""
+        if self._web is not None:
+            await self._web.start()
         layout = await verify_topics(self._settings)
         await self._producer.start()
         self._producing = True
         if self._remembered_ms:
-            await self._take_over(layout)
+            await take_over(self._settings, self.app.conf.id, "steward", layout, self._remembered_ms)
         await self._policies.start()
         await self.app.start()
         await self.app.add_runtime_dependency(_Policies(self))
+        self._serving = True
         log.info("steward serving: %s", ", ".join(("policies", *self._remembered_ms)))
 
     async def wait(self) -> BaseException | None:
@@ -92,96 +96,31 @@ class Steward:
 
     async def stop(self) -> None:
         """Leave the group. Whatever was not started is left out."""
+        self._serving = False
         await self.app.stop()
         await self._policies.stop()
         if self._producing:
             await self._producer.stop()
+        if self._web is not None:
+            await self._web.stop()
 
-    async def _take_over(self, layout: Layout) -> None:
-        """Set the group back by what the agents remember. Waits while another steward of this gate is a member."""
-        places = {
-            TopicPartition(self._names.physical(topic), number): remembered_ms
-            for topic, remembered_ms in self._remembered_ms.items()
-            for number in range(layout.counts[topic])
-        }
-        async with kafka.consumer(self._settings, group_id=self.app.conf.id) as consumer:
-            consumer.assign(list(places))
-            waiting = False
-            while True:
-                now_ms = _now_ms()
-                found = await consumer.offsets_for_times({at: max(0, now_ms - ms) for at, ms in places.items()})
-                ends = await consumer.end_offsets(list(places))
-                try:
-                    await consumer.commit({at: one.offset if one else ends[at] for at, one in found.items()})
-                    return
-                except CommitFailedError:
-                    if not waiting:
-                        log.warning("another steward of this gate is running, or was until now; waiting for it to end")
-                        waiting = True
-                await asyncio.sleep(_TAKE_OVER_INTERVAL_S)
+    def health(self) -> Report:
+        """Whether it is alive."""
+        reason = self.app.crash_reason
+        return Report.of((f"it ends: {reason}",) if reason is not None else ())
 
-    def _create_app(self) -> Any:
-        settings, with_agents = self._settings, bool(self._remembered_ms)
+    def ready(self) -> Report:
+        """Whether it does what it is there for. One that waits for another to go does not."""
+        reason = self.health().reasons
+        return Report.of(reason or (() if self._serving else ("it is starting, or waits for another to go",)))
 
-        class Boot(BootStrategy):
-            enable_kafka = with_agents
-            enable_web = False
-
-        class CommittedThread(AIOKafkaConsumerThread):
-            def _create_worker_consumer(self, _transport: Any) -> AIOKafkaConsumer:
-                """Faust's own reads uncommitted records: orders and locks of transactions that never happened."""
-                return kafka.consumer(
-                    settings,
-                    group_id=self.app.conf.id,
-                    partition_assignment_strategy=[RoundRobinPartitionAssignor],
-                    auto_offset_reset="earliest",
-                    session_timeout_ms=settings.session_timeout_ms,
-                    heartbeat_interval_ms=settings.session_timeout_ms // 3,
-                    rebalance_timeout_ms=settings.rebalance_timeout_ms,
-                )
-
-        class CommittedConsumer(Consumer):
-            def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
-                return CommittedThread(self, loop=self.loop, beacon=self.beacon)
-
-        class CommittedTransport(Transport):
-            Consumer = CommittedConsumer
-
-        class App(faust.App):
-            BootStrategy = Boot
-
-            def _new_transport(self) -> CommittedTransport:
-                return CommittedTransport(self.conf.broker_consumer, self)
-
-            def _create_directories(self) -> None:
-                """None: nothing is kept on disk."""
-
-        return App(
-            f"{settings.topic_prefix}{settings.app_id}-steward",
-            broker=settings.broker,
-            broker_credentials=kafka.faust_credentials(settings),
-            autodiscover=False,
-            web_enabled=False,
-            topic_disable_leader=True,
-            topic_allow_declare=False,
-        )
+    def _samples(self) -> Iterator[Sample]:
+        yield Sample(families.STEWARD_SERVING, self.ready().ok)
+        for topic, count in self._published.items():
+            yield Sample(families.STEWARD_PUBLISHED, count, (topic,))
 
     def _topic(self, logical: str) -> Any:
-        return self.app.topic(
-            self._names.physical(logical),
-            key_type=bytes,
-            value_type=bytes,
-            key_serializer="raw",
-            value_serializer="raw",
-        )
-
-    async def _or_crash(self, work: Awaitable[None]) -> None:
-        """Faust restarts an agent that raises and skips what it was at; the next process does not."""
-        try:
-            await work
-        except Exception as error:
-            await self.app.crash(error)
-            raise
+        return raw_topic(self.app, self._names.physical(logical))
 
     # -- venue watch
 
@@ -205,13 +144,13 @@ class Steward:
         @self.app.agent(self._topic(FILLS), name="venue-watch")
         async def watch_fills(fills: StreamT[bytes]) -> None:
             async for event in fills.events():
-                await self._or_crash(decide(watch.take_fill(_record(FILLS, event), _now_ms())))
+                await or_crash(self.app, decide(watch.take_fill(_record(FILLS, event), _now_ms())))
 
         @self.app.agent(self._topic(APPROVED), name="venues-of-orders")
         async def watch_approvals(approvals: StreamT[bytes]) -> None:
             async for event in approvals.events():
                 if (approval := _read(ApprovedOrder, event)) is not None:
-                    await self._or_crash(decide(watch.take_approval(approval.order_id, approval.venue)))
+                    await or_crash(self.app, decide(watch.take_approval(approval.order_id, approval.venue)))
 
     # -- automatic downgrade
 
@@ -229,7 +168,7 @@ class Steward:
         async def watch_locks(locks: StreamT[bytes]) -> None:
             async for event in locks.events():
                 if (lock := _read(AccountLocked, event)) is not None:
-                    await self._or_crash(answer(lock, _record(LOCKED, event).timestamp_ms))
+                    await or_crash(self.app, answer(lock, _record(LOCKED, event).timestamp_ms))
 
     # -- policies
 
@@ -252,6 +191,7 @@ class Steward:
     async def _publish(self, topic: str, key: str, value: dict[str, Any]) -> int:
         async with asyncio.timeout(_PUBLISH_DEADLINE_S):
             sent = await self._producer.send_and_wait(self._names.physical(topic), orjson.dumps(value), key.encode())
+        self._published[topic] += 1
         return int(sent.offset)
 
 

@@ -14,6 +14,7 @@ from streams.core.records import APPROVED, SIGNALS, Record
 from streams.core.rules import Rules
 from streams.core.state import Change
 from streams.runtime import kafka as clients
+from streams.runtime.bounds import Looker
 from streams.runtime.log import KafkaLog, LogError
 from streams.runtime.metrics import Metrics
 from streams.runtime.partition import Limits, Partition
@@ -51,6 +52,7 @@ class Gate:
         self.settings = settings
         self.names = TopicNames.of(settings)
         self.bootstrap = bootstrap
+        self.looker = Looker(settings)
         self.owners: list[Partition] = []
 
     def store(self, name: str = "0") -> Store:
@@ -60,7 +62,7 @@ class Gate:
         layout = await verify_topics(self.settings)
         one = Partition(
             0,
-            log=KafkaLog(self.settings, 0, layout.counts, clients.partition_of_key),
+            log=KafkaLog(self.settings, 0, layout.counts, clients.partition_of_key, self.looker),
             store=store,
             core=standin.CORE,
             limits=LIMITS,
@@ -96,6 +98,7 @@ async def gate(kafka: Broker, topics: Names, tmp_path: Path) -> AsyncIterator[Ga
     yield one
     for owner in one.owners:
         await owner.close()
+    await one.looker.close()
 
 
 def signals(*offsets: int, **value: object) -> dict[str, list[Record]]:
@@ -162,7 +165,7 @@ async def test_the_older_of_two_owners_commits_nothing_more(gate: Gate) -> None:
 async def test_a_transaction_left_open_is_aborted_by_the_next_owner(gate: Gate) -> None:
     old = await gate.owner(gate.store("old"))
     await old.process(signals(0), Rules())
-    abandoned = KafkaLog(gate.settings, 0, {APPROVED: 1}, clients.partition_of_key)
+    abandoned = KafkaLog(gate.settings, 0, {APPROVED: 1}, clients.partition_of_key, gate.looker)
     await abandoned.fence()
     await abandoned.begin()
     await abandoned.send([], [Change("accounts", b"a", b'{"signals":99}')], b"{}")

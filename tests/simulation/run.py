@@ -1,6 +1,7 @@
 """One simulated life of a partition: owners come, die, pause and wake, until all input is applied; then the check."""
 
 import asyncio
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
@@ -16,8 +17,21 @@ from streams.core.state import TABLES, Account, Remembered, decode_account, deco
 from streams.runtime.log import LogError
 from streams.runtime.metrics import Metrics
 from streams.runtime.partition import Core, Limits, Partition
+from streams.runtime.standby import Standby
 from streams.runtime.store import MemoryStore
-from tests.simulation.world import ACCOUNTS, START_MS, Disks, Faults, SimulatedLog, SimulatedStore, Topic, desk
+from tests.simulation.world import (
+    ACCOUNTS,
+    START_MS,
+    Crash,
+    Disks,
+    Faults,
+    Lender,
+    SimulatedFeed,
+    SimulatedLog,
+    SimulatedStore,
+    Topic,
+    desk,
+)
 
 RECORDS = 60
 OWNERS_MAX = 60
@@ -36,24 +50,40 @@ class Harm(AssertionError):
     """A promise was broken."""
 
 
-async def simulate(seed: int, make: MakePartition = Partition) -> list[str]:
+async def simulate(
+    seed: int,
+    make: MakePartition = Partition,
+    *,
+    make_standby: Callable[[SimulatedFeed, Lender], Standby] = Standby,
+    make_feed: Callable[[Topic, Faults], SimulatedFeed] = SimulatedFeed,
+) -> list[str]:
     """Live one life, and check it. Returns where faults struck; raises Harm."""
     random = Random(seed)
-    life = _Life(random, make)
+    life = _Life(random, make, make_standby, make_feed)
     await life.run()
     check(life.topic, life.inputs, life.disk)
     return life.struck
 
 
 class _Life:
-    def __init__(self, random: Random, make: MakePartition) -> None:
+    def __init__(
+        self,
+        random: Random,
+        make: MakePartition,
+        make_standby: Callable[[SimulatedFeed, Lender], Standby],
+        make_feed: Callable[[Topic, Faults], SimulatedFeed],
+    ) -> None:
         self.random = random
         self.inputs = desk(random, RECORDS)
         self.topic = Topic()
         self.disk = MemoryStore(lambda value: decode_remembered(value).expires_ms)
         self.struck: list[str] = []
         self._make = make
+        self._make_standby = make_standby
+        self._make_feed = make_feed
+        self._standby: _Following | None = None
         self._disks = Disks(random)
+        self._followers: list[_Following] = []
         self._zombies: list[tuple[asyncio.Task[None], Faults]] = []
         self._wall_ms = START_MS
 
@@ -69,10 +99,34 @@ class _Life:
         for task, faults in self._zombies:
             faults.woken.set()
             await asyncio.gather(task, return_exceptions=True)
+        for following in [*self._followers, *filter(None, [self._standby])]:
+            await following.end()
+
+    async def _stand_by(self) -> None:
+        """Another process follows, beside the owner."""
+        faults = Faults(at=self.random.randrange(1, 60))
+        disk = copy.deepcopy(self._disks.pick())
+        standby = self._make_standby(self._make_feed(self.topic, faults), Lender(SimulatedStore(disk, faults)))
+        self._standby = _Following(standby, disk, faults)
+
+    async def _take_over(self) -> MemoryStore:
+        """The disk of the next owner: perhaps that of the standby, whatever it is at."""
+        following, self._standby = self._standby, None
+        if following is None:
+            return self._disks.pick()
+        if self.random.random() < 0.3:
+            await following.end()
+            if following.faults.where:
+                self.struck.append(following.faults.where)
+        following.standby.follow(frozenset())
+        self._followers.append(following)
+        return following.disk
 
     async def _own(self, faults: Faults) -> bool:
         """One process; whether it applied all there is."""
-        self.disk = self._disks.pick()
+        self.disk = await self._take_over()
+        if self.random.random() < 0.4:
+            await self._stand_by()
         task = asyncio.ensure_future(self._serve(self._partition(faults)))
         pausing = asyncio.ensure_future(faults.paused.wait())
         await asyncio.wait({task, pausing}, return_when=asyncio.FIRST_COMPLETED)
@@ -129,6 +183,31 @@ class _Life:
         if not batch and any(applied.get(topic, -1) + 1 < len(self.inputs[topic]) for topic in INPUTS):
             return self._next(applied)
         return batch
+
+
+class _Following:
+    """A standby under way. It ends when it crashes, or is told to."""
+
+    def __init__(self, standby: Standby, disk: MemoryStore, faults: Faults) -> None:
+        self.standby = standby
+        self.disk = disk
+        self.faults = faults
+        self._over = False
+        standby.follow(frozenset({0}))
+        self._task = asyncio.ensure_future(self._follow())
+
+    async def _follow(self) -> None:
+        while not self._over:
+            await self.standby.advance()
+            await asyncio.sleep(0)
+
+    async def end(self) -> None:
+        """Let it come to its end; its death by a fault is one."""
+        self._over = True
+        await asyncio.wait({self._task})
+        error = self._task.exception()
+        if error is not None and not isinstance(error, Crash):
+            raise error
 
 
 # -- the checker ---------------------------------------------------------------------------------------------------

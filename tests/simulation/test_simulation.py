@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,9 @@ from streams.core.state import Change
 from streams.runtime.log import LogError
 from streams.runtime.partition import Partition
 from streams.runtime.policies import PolicyDeadLetter
+from streams.runtime.standby import Standby
 from tests.simulation.run import Harm, MakePartition, simulate
-from tests.simulation.world import Crash, SimulatedLog
+from tests.simulation.world import Crash, SimulatedFeed, SimulatedLog
 
 FIRST_SEED = int(os.environ.get("TIDEGATE_SIMULATION_SEED", "0"))
 SEEDS = int(os.environ.get("TIDEGATE_SIMULATION_SEEDS", "600"))
@@ -31,6 +33,8 @@ BOUNDARIES = {
     "after commit",
     "before store write",
     "after store write",
+    "standby looks",
+    "standby reads",
 }
 
 
@@ -125,6 +129,40 @@ class RestoreBeforeFence(Partition):
         await self._restore(end, self._metrics.of(self.number))
         await self._log.fence()
         self._view.reset()
+
+
+class ReadsUncommitted(SimulatedFeed):
+    """Follows what may yet be aborted."""
+
+    def readable(self) -> Sequence[Change | None]:
+        return [*self._topic.changelog, *self._topic.pending]
+
+
+class WritesLate(Standby):
+    """Writes down what was on its way although an owner has got the store by then."""
+
+    async def advance(self) -> None:
+        if not self._is_current:
+            await self._begin()
+        copies = dict(self._copies)
+        if copies:
+            for number, (changes, position) in (await self._feed.next()).items():
+                copies[number].store.write(changes, position)
+
+
+@pytest.mark.parametrize(
+    "broken", [{"make_feed": ReadsUncommitted}, {"make_standby": WritesLate}], ids=["uncommitted", "late"]
+)
+def test_a_broken_standby_is_caught(broken: dict[str, Any]) -> None:
+    async def caught() -> bool:
+        for seed in range(2_000):
+            try:
+                await simulate(seed, **broken)
+            except (Harm, LogError, ValueError, LookupError):
+                return True
+        return False
+
+    assert asyncio.run(caught())
 
 
 @pytest.mark.parametrize("broken", [StoreBeforeCommit, StateAfterCommit, WithoutFence, RestoreBeforeFence])

@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -12,8 +12,9 @@ from schemas.types import write_time
 from streams.core.outputs import order_id_of
 from streams.core.records import Output, Record
 from streams.core.state import Change, decode_remembered
+from streams.runtime.bounds import Bounds
 from streams.runtime.log import LogError, Restored
-from streams.runtime.store import Expiring, MemoryStore
+from streams.runtime.store import Expiring, MemoryStore, Store
 
 ACCOUNTS = ("main", "other", "third")
 START_MS = 1_700_000_000_000
@@ -133,6 +134,56 @@ class SimulatedLog:
     def _check_epoch(self) -> None:
         if self._epoch != self._topic.epoch:
             raise LogError("fenced by a later owner")
+
+
+class SimulatedFeed:
+    """``Feed`` of a standby: what is committed, whatever an owner is writing meanwhile."""
+
+    def __init__(self, topic: Topic, faults: Faults) -> None:
+        self._topic = topic
+        self._faults = faults
+        self._position = 0
+
+    async def bounds(self, numbers: Collection[int]) -> Mapping[int, Bounds]:
+        await self._faults.boundary("standby looks")
+        return {number: Bounds(0, len(self._topic.changelog) + len(self._topic.pending)) for number in numbers}
+
+    async def start(self, positions: Mapping[int, int]) -> None:
+        self._position = next(iter(positions.values()), 0)
+
+    async def next(self) -> Mapping[int, Restored]:
+        records = self.readable()
+        upto = min(self._position + 7, len(records))
+        stretch = Restored([one for one in records[self._position : upto] if one is not None], upto)
+        self._position = upto
+        await self._faults.boundary("standby reads")
+        # A fetch takes its time: owners come and go meanwhile.
+        for _ in range(self._faults.passed % 12):
+            await asyncio.sleep(0)
+        return {0: stretch}
+
+    def readable(self) -> Sequence[Change | None]:
+        """What a reader is handed."""
+        return self._topic.changelog
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+class Lender:
+    """Lends a disk out, to one at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lent = False
+
+    def lend(self, _number: int) -> Store:
+        assert not self._lent
+        self._lent = True
+        return self._store
+
+    def hand_back(self, _number: int) -> None:
+        self._lent = False
 
 
 class SimulatedStore:

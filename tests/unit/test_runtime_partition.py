@@ -1,7 +1,9 @@
 """A partition's steps, on a log and a store in memory that crash where they are told to."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
+from functools import partial as bound
 from typing import Any
 
 import orjson
@@ -9,10 +11,10 @@ import pytest
 
 from streams.core.records import APPROVED, DEAD_LETTERS, SIGNALS, Output, Record
 from streams.core.rules import Rules
-from streams.core.state import DECISIONS, OFFSETS_KEY, PARTITION, Change
+from streams.core.state import DECISIONS, OFFSETS_KEY, PARTITION, Change, decode_offsets
 from streams.runtime.log import LogError
 from streams.runtime.metrics import Metrics
-from streams.runtime.partition import Core, Limits, Partition, decode_offsets
+from streams.runtime.partition import Core, Limits, Partition
 from streams.runtime.policies import DEAD_LETTERS_PER_BATCH, POLICIES_KEY, PolicyDeadLetter
 from streams.runtime.store import MemoryStore
 from tests.integration import standin
@@ -78,6 +80,40 @@ async def test_opening_fences_before_it_looks_for_the_end_and_restores() -> None
     steps: list[str] = []
     await partition(MemoryLog(Broker(), steps=steps), MemoryStore(expires)).open()
     assert steps == ["fence", "end", "restore"]
+
+
+async def test_closing_releases_log_and_store_also_if_the_log_fails() -> None:
+    class Unwilling(MemoryLog):
+        async def close(self) -> None:
+            raise OSError("no")
+
+    class Closing(MemoryStore):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    for log in (MemoryLog(Broker()), Unwilling(Broker())):
+        store = Closing(expires)
+        released: list[bool] = []
+        one = partition(log, store)
+        with contextlib.suppress(OSError):
+            await one.close()
+        assert store.closed == 1
+        one = Partition(
+            0,
+            log=log,
+            store=store,
+            core=standin.CORE,
+            limits=Limits(1, 1, 1, 1),
+            partition_of=lambda _account_id: 0,
+            wall_ms=lambda: 0,
+            metrics=Metrics(),
+            release_store=bound(released.append, True),
+        )
+        with contextlib.suppress(OSError):
+            await one.close()
+        assert (store.closed, released) == (1, [True])
 
 
 async def test_a_batch_is_sent_and_committed_before_the_store_sees_it() -> None:

@@ -10,12 +10,15 @@ from aiokafka.structs import ConsumerRecord
 from streams.core.records import INPUTS, PNL, SIGNALS
 from streams.core.rules import Rules
 from streams.runtime import reader as reading
+from streams.runtime.assignor import Holding, WorkerAssignor
+from streams.runtime.bounds import Bounds, Looker
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.metrics import Metrics
 from streams.runtime.partition import Partition
 from streams.runtime.policies import Policies
 from streams.runtime.reader import Reader, ReaderError, Work
 from streams.runtime.settings import Settings
+from streams.runtime.watchdog import Standing
 from tests.integration.support import wait_for
 
 PLACES = {number: [TopicPartition(topic, number) for topic in INPUTS] for number in range(2)}
@@ -29,6 +32,8 @@ class FakeConsumer:
         self.calls: list[tuple[str, Any]] = []
         self.positions: dict[TopicPartition, int] = {}
         self.highwaters: dict[TopicPartition, int] = {}
+        self.stable: dict[TopicPartition, int] = {}
+        self.answered_ms = 1
         self.partition_count = 2
 
     def pause(self, *places: TopicPartition) -> None:
@@ -46,6 +51,21 @@ class FakeConsumer:
 
     def highwater(self, place: TopicPartition) -> int | None:
         return self.highwaters.get(place)
+
+    def last_stable_offset(self, place: TopicPartition) -> int | None:
+        return self.stable.get(place, self.highwaters.get(place))
+
+    def last_poll_timestamp(self, place: TopicPartition) -> int | None:
+        return self.answered_ms if place in self.highwaters else None
+
+    def paused(self) -> set[TopicPartition]:
+        paused: set[TopicPartition] = set()
+        for call, places in self.calls:
+            if call == "pause":
+                paused |= places
+            elif call == "resume":
+                paused -= places
+        return paused
 
     def partitions_for_topic(self, _topic: str) -> set[int]:
         return set(range(self.partition_count))
@@ -86,28 +106,30 @@ class Bench:
         self.end: dict[TopicPartition, int] = {}
         self.later_end: dict[TopicPartition, int] = {}
         self.looked_up = 0
+        self.assigned: list[frozenset[int]] = []
         self.policies = Policies(self.settings, Rules(), lambda rules, _record: (rules, None))
         self.reader = Reader(
             self.settings,
             policies=self.policies,
+            assignor=WorkerAssignor(Holding),
+            on_assigned=self.assigned.append,
+            looker=cast("Looker", self),
             open_partition=lambda number: cast("Partition", self.partitions[number]),
             hand_out=self.hand_out,
             metrics=Metrics(),
             partitions=2,
         )
         self.reader._consumer = self.consumer
-        self.reader._look_up_bounds = self.bounds  # type: ignore[method-assign]
 
     async def hand_out(self, work: Work) -> None:
         await work.run(self.policies)
 
-    async def bounds(self, places: list[TopicPartition]) -> reading._Bounds:
+    async def bounds(self, places: list[TopicPartition]) -> dict[TopicPartition, Bounds]:
+        """As the looker."""
         self.looked_up += 1
         if self.looked_up > 1:
             self.end |= self.later_end
-        return reading._Bounds(
-            {place: self.first.get(place, 0) for place in places}, {place: self.end.get(place, 100) for place in places}
-        )
+        return {place: Bounds(self.first.get(place, 0), self.end.get(place, 100)) for place in places}
 
     async def serve(self, *numbers: int) -> None:
         self.reader.assign([place for number in numbers for place in PLACES[number]])
@@ -118,6 +140,11 @@ class Bench:
         fetched = [ConsumerRecord(topic, number, offset, 0, 0, b"a", b"{}", None, 1, 2, ()) for offset in offsets]
         self.consumer.positions[place] = fetched[-1].offset + 1
         self.reader._put(place, [reading._record(topic, one) for one in fetched])
+
+    def know_of(self, topic: str, number: int = 0) -> None:
+        """As ``know``, for one topic."""
+        place = TopicPartition(topic, number)
+        self.consumer.highwaters[place] = self.consumer.positions[place]
 
     def know(self, number: int = 0) -> None:
         """Fetch responses have come for all topics, and say that there is no more than was put."""
@@ -139,6 +166,24 @@ async def test_partitions_are_paused_first_and_resumed_only_when_open(bench: Ben
     bench.partitions[0].opening.set()
     await wait_for(lambda: bench.reader.serving, 5, "serving")
     assert bench.consumer.calls[-1] == ("resume", set(PLACES[0]))
+
+
+async def test_it_is_told_what_is_served_before_a_partition_is_made_and_remembers_it(bench: Bench) -> None:
+    made: list[int] = []
+    open_partition = bench.reader._open_partition
+
+    def make(number: int) -> Partition:
+        assert bench.assigned
+        made.append(number)
+        return open_partition(number)
+
+    bench.reader._open_partition = make
+    await bench.serve(0, 1)
+    assert (bench.assigned, sorted(made)) == ([frozenset({0, 1})], [0, 1])
+    await bench.reader.release()
+    assert bench.reader.owned == {0, 1}
+    bench.reader.assign([])
+    assert bench.reader.owned == frozenset()
 
 
 async def test_reading_starts_after_what_the_state_has_applied(bench: Bench) -> None:
@@ -279,6 +324,94 @@ async def test_the_first_failure_is_the_reason(bench: Bench) -> None:
     await bench.reader.fail(ValueError("first"))
     await bench.reader.fail(ValueError("second"))
     assert str(bench.reader.crash_reason) == "first"
+
+
+# -- what the watchdog is shown
+
+
+async def shown(bench: Bench, number: int = 0) -> Standing:
+    standings = await bench.reader.standings()
+    assert standings is not None
+    return standings[number]
+
+
+async def test_until_an_assignment_there_is_nothing_to_show(bench: Bench) -> None:
+    assert await bench.reader.standings() is None
+    bench.reader.assign([])
+    assert await bench.reader.standings() == {}
+    await bench.reader.release()
+    assert await bench.reader.standings() is None
+
+
+async def test_a_partition_that_is_opened_is_behind_and_its_restore_is_progress(bench: Bench) -> None:
+    bench.partitions[0].opening.clear()
+    bench.reader.assign(PLACES[0])
+    await wait_for(lambda: bench.reader._runners[0].doing == "being taken over", 5, "the open")
+    before = await shown(bench)
+    assert before[:3] == ("being taken over", False, True)
+    progress = bench.reader._metrics.of(0)
+    progress.restore_position, progress.restore_target = 70, 900
+    after = await shown(bench)
+    assert after.doing == "being restored, at 70 of 900"
+    assert after.progress != before.progress
+
+
+async def test_a_partition_that_waits_for_its_turn_is_not_behind() -> None:
+    bench = Bench(restore_concurrency=1)
+    bench.partitions[0].opening.clear()
+    bench.reader.assign(PLACES[0] + PLACES[1])
+    await wait_for(lambda: bench.reader._runners[0].doing == "being taken over", 5, "the open")
+    assert not (await shown(bench, 1)).behind
+    await bench.reader.release()
+
+
+async def test_a_partition_without_lag_is_not_behind_and_shows_who_answers(bench: Bench) -> None:
+    await bench.serve(0)
+    for topic in INPUTS:
+        bench.put(topic, [0])
+    bench.know()
+    await wait_for(lambda: len(bench.partitions[0].offsets) == len(INPUTS), 5, "all decided")
+    bench.consumer.answered_ms = 7
+    standing = await shown(bench)
+    assert (standing.serving, standing.behind) == (True, False)
+    assert standing.fetches == dict.fromkeys(INPUTS, 7)
+    bench.consumer.pause(TopicPartition(PNL, 0))
+    assert PNL not in (await shown(bench)).fetches
+    bench.consumer.highwaters[TopicPartition(PNL, 0)] += 1
+    assert (await shown(bench)).behind
+
+
+async def test_a_batch_that_never_ends_is_behind_and_progress_elsewhere_counts_until_it_begins(bench: Bench) -> None:
+    async def swallow(_work: Work) -> None:
+        """As an agent would that lost the batch."""
+
+    bench.reader._hand_out = swallow
+    await bench.serve(0)
+    bench.put(PNL, [0])
+    bench.know_of(PNL)
+    await wait_for(lambda: bench.reader._runners[0].handed_out, 5, "the batch")
+    standing = await shown(bench)
+    assert standing.behind
+    assert standing == await shown(bench)
+    bench.reader._metrics.batches += 1
+    assert standing.progress != (await shown(bench)).progress
+    bench.reader._runners[0].task.cancel()  # type: ignore[union-attr]
+
+
+async def test_signals_that_wait_for_a_pipelines_open_transaction_are_no_fault_of_the_worker(bench: Bench) -> None:
+    await bench.serve(0)
+    for topic in INPUTS:
+        bench.put(topic, [0])
+    bench.know()
+    await wait_for(lambda: len(bench.partitions[0].offsets) == len(INPUTS), 5, "all decided")
+    place = TopicPartition(PNL, 0)
+    bench.consumer.stable[place] = bench.consumer.highwaters[place]
+    bench.consumer.highwaters[place] += 5
+    bench.put(SIGNALS, [1])
+    bench.consumer.highwaters[TopicPartition(SIGNALS, 0)] = 2
+    assert not (await shown(bench)).behind
+    bench.consumer.stable[place] += 5
+    assert (await shown(bench)).behind
 
 
 @pytest.mark.parametrize(("size_bytes", "kept"), [(HEADERS_MAX_BYTES - 1, True), (HEADERS_MAX_BYTES, False)])

@@ -36,6 +36,20 @@ def test_everything_can_be_set() -> None:
     )
 
 
+def test_what_decides_how_long_a_worker_may_be_gone_or_stuck_can_be_set() -> None:
+    environ = {"SESSION_TIMEOUT": "30s", "UNHEALTHY_AFTER": "5s", "STALL_DEADLINE": "2m", "STANDBY": "1"}
+    environ |= {"INSTANCE_ID": "gate-0"}
+    settings = Settings.from_environment(BROKER | {f"TIDEGATE_{name}": value for name, value in environ.items()})
+    assert (settings.session_timeout_ms, settings.unhealthy_after_ms, settings.stall_deadline_ms) == (
+        30_000,
+        5_000,
+        120_000,
+    )
+    assert (settings.standby, settings.instance_id) == (True, "gate-0")
+    default = Settings.from_environment(BROKER)
+    assert (default.standby, default.instance_id, default.http) == (False, "", "")
+
+
 def test_arguments_win_over_the_environment_unless_they_are_none() -> None:
     settings = Settings.from_environment(BROKER | {"TIDEGATE_APP_ID": "desk"}, broker="kafka://x:1", app_id=None)
     assert (settings.broker, settings.app_id) == ("kafka://x:1", "desk")
@@ -58,6 +72,11 @@ def test_an_unusable_broker_is_refused(broker: str) -> None:
         ("TIDEGATE_KAFKA_SASL_PASSWORD_FILE", "/nowhere/password"),
         ("TIDEGATE_KAFKA_SSL_CHECK_HOSTNAME", "maybe"),
         ("TIDEGATE_ACCEPT_GAPS", "yes"),
+        ("TIDEGATE_STANDBY", "2"),
+        ("TIDEGATE_SESSION_TIMEOUT", "30"),
+        ("TIDEGATE_UNHEALTHY_AFTER", "0s"),
+        ("TIDEGATE_STALL_DEADLINE", "soon"),
+        ("TIDEGATE_INSTANCE_ID", "gate 0"),
     ],
 )
 def test_an_unusable_variable_is_named(name: str, value: str) -> None:
