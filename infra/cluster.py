@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import random
 import shutil
 import socket
@@ -10,7 +11,7 @@ import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,8 @@ class KafkaCluster:
         listeners: further client listeners, name → security protocol, as {"SASL": "SASL_PLAINTEXT"}; their settings
             go into `config` ("listener.name.sasl.…"), their addresses are `bootstrap_of("SASL")`. The listener
             PLAINTEXT is always there.
+        advertised: ports of loopback, one a node, at which clients of a further listener are told to find the nodes:
+            those of a proxy before them. A listener that is not named here advertises its own.
 
     Raises:
         KafkaUnavailable: from `start`, when this machine has no Java or no way to get the jars.
@@ -134,12 +137,14 @@ class KafkaCluster:
         nodes: int = 1,
         config: Mapping[str, str] | None = None,
         listeners: Mapping[str, str] | None = None,
+        advertised: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         if nodes not in (1, 3):
             raise ValueError(f"a cluster has 1 or 3 nodes, not {nodes}")
         self._size = nodes
         self._config = dict(config or {})
         self._protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", **(listeners or {})}
+        self._advertised = dict(advertised or {})
         self._nodes: list[_Node] = []
         self._directory: Path | None = None
         self._java = ""
@@ -156,10 +161,32 @@ class KafkaCluster:
         return f"kafka://{self.bootstrap}"
 
     def bootstrap_of(self, listener: str) -> str:
-        """Addresses of all nodes on a listener given to the constructor."""
+        """Addresses of all nodes on a listener given to the constructor, as clients are told them."""
         if not self._nodes:
             raise RuntimeError("the cluster is not started")
-        return ",".join(f"{HOST}:{node.ports[listener]}" for node in self._nodes)
+        return ",".join(f"{HOST}:{self._advertised_port(node, listener)}" for node in self._nodes)
+
+    def ports_of(self, listener: str) -> tuple[int, ...]:
+        """The ports that the nodes themselves listen on, whatever they advertise."""
+        if not self._nodes:
+            raise RuntimeError("the cluster is not started")
+        return tuple(node.ports[listener] for node in self._nodes)
+
+    def controller(self) -> int | None:
+        """The node that leads the metadata quorum, by what the nodes that run have on disk; none before an election."""
+        states = [
+            json.loads(file.read_text())
+            for node in self._nodes
+            if self.pid(node.node_id) is not None
+            and (file := node.directory / "data" / "__cluster_metadata-0" / "quorum-state").exists()
+        ]
+        latest = max(states, key=lambda state: state["leaderEpoch"], default={"leaderId": -1})
+        return int(latest["leaderId"]) if latest["leaderId"] >= 0 else None
+
+    def log_of(self, node: int) -> str:
+        """All that a node has logged."""
+        log = self._nodes[node].directory / "server.log"
+        return log.read_text(errors="replace") if log.exists() else ""
 
     def pid(self, node: int = 0) -> int | None:
         """Process id of a node; none while it is down."""
@@ -219,7 +246,10 @@ class KafkaCluster:
 
     def _start_on_free_ports(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="tidegate-kafka-"))
-        ports = iter(free_ports(self._size * len(self._protocols)))
+        # A proxy that does not listen yet leaves its ports free.
+        promised = {port for ports in self._advertised.values() for port in ports}
+        drawn = free_ports(self._size * len(self._protocols) + len(promised))
+        ports = iter(port for port in drawn if port not in promised)
         for node_id in range(self._size):
             directory = self._directory / str(node_id)
             directory.mkdir()
@@ -252,6 +282,9 @@ class KafkaCluster:
                 f"{peer.node_id}@{HOST}:{peer.ports['CONTROLLER']}" for peer in self._nodes
             ),
             "listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in node.ports.items()),
+            "advertised.listeners": ",".join(
+                f"{name}://{HOST}:{self._advertised_port(node, name)}" for name in node.ports if name != "CONTROLLER"
+            ),
             "listener.security.protocol.map": ",".join(
                 f"{name}:{protocol}" for name, protocol in self._protocols.items()
             ),
@@ -262,6 +295,10 @@ class KafkaCluster:
             "transaction.state.log.replication.factor": replicas,
             "transaction.state.log.min.isr": in_sync,
         }
+
+    def _advertised_port(self, node: _Node, listener: str) -> int:
+        ports = self._advertised.get(listener)
+        return node.ports[listener] if ports is None else ports[node.node_id]
 
     def _launch(self, node: _Node) -> None:
         assert self._directory is not None

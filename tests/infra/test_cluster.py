@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from infra.brokers import BrokerFailed, KafkaCluster, brokers_seen_by, free_ports
-from tests.integration.support import create_topic, poll, produce, read_topic, require_local_kafka
+from tests.integration.support import create_topic, poll, produce, read_topic, require_local_kafka, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -194,9 +195,11 @@ async def test_three_nodes_lose_one_and_take_it_back() -> None:
         await produce(cluster.bootstrap, "survives", [(None, b"three up")])
         pid = cluster.pid(1)
         assert pid is not None
+        assert cluster.controller() in (0, 1, 2)
         cluster.kill(1)
         assert _gone(pid)
         assert cluster.pid(1) is None
+        await wait_for(lambda: cluster.controller() in (0, 2), 30, "a controller among those that live")
         await produce(cluster.bootstrap, "survives", [(None, b"two up")])
         await asyncio.to_thread(cluster.restart, 1)
         assert cluster.pid(1) not in (None, pid)
@@ -208,6 +211,26 @@ async def test_three_nodes_lose_one_and_take_it_back() -> None:
         assert len(await read_topic(cluster.bootstrap, "survives")) == 3
     finally:
         cluster.stop()
+
+
+async def test_a_listener_can_advertise_the_ports_of_a_proxy() -> None:
+    (promised,) = free_ports(1)
+    with KafkaCluster(listeners={"BEHIND": "PLAINTEXT"}, advertised={"BEHIND": [promised]}) as cluster:
+        (own,) = cluster.ports_of("BEHIND")
+        assert own != promised
+        assert cluster.bootstrap_of("BEHIND") == f"127.0.0.1:{promised}"
+        # Whoever asks the node itself is sent to the promised port; there is nobody yet.
+        client = AIOKafkaClient(bootstrap_servers=f"127.0.0.1:{own}")
+        await client.bootstrap()
+        try:
+            assert {node.port for node in client.cluster.brokers()} == {promised}
+        finally:
+            await client.close()
+
+
+def test_the_only_node_leads_the_quorum_and_has_a_log(cluster: KafkaCluster) -> None:
+    assert cluster.controller() == 0
+    assert "Kafka Server started" in cluster.log_of(0)
 
 
 @pytest.mark.parametrize("nodes", [0, 2, 4])

@@ -23,6 +23,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -107,6 +108,7 @@ def take(record: Json, name: str, reader: Callable[[Any], Any]) -> Any:
         return BAD
 
 
+SMALLEST, ABOVE_LARGEST = Fraction(1, 10**30), Fraction(10**30)
 AMOUNT = re.compile(r"([+-]?)(?:([0-9]+)(?:\.([0-9]+))?|\.([0-9]+))(?:[eE]([+-]?[0-9]+))?")
 SPECIALS = {"nan": NotFinite.NAN, "inf": NotFinite.INFINITY, "infinity": NotFinite.INFINITY}
 
@@ -132,8 +134,8 @@ def read_amount(raw: Any) -> Amount:
     power = int(exponent or 0) - len(places)
     if len(digits) > 40 or abs(power) > 200:
         raise Unreadable("too many digits, too large or too small")
-    size = Fraction(int(digits)) * Fraction(10) ** power
-    if not Fraction(10) ** -30 <= size < Fraction(10) ** 30:
+    size = Fraction(int(digits) * 10 ** max(0, power), 10 ** max(0, -power))
+    if not SMALLEST <= size < ABOVE_LARGEST:
         raise Unreadable("too large or too small")
     return -size if sign == "-" else size
 
@@ -303,9 +305,17 @@ def is_valid(amount: Any) -> bool:
 
 def boundaries_ms(account: Account, period: str, around_ms: int) -> list[int]:
     """The starts of the account's days or weeks near a time, rising."""
-    zone = ZoneInfo(account.config.get("timezone", "UTC"))
-    hour, minute = (int(part) for part in account.config.get("day_start", "00:00").split(":"))
     today = datetime.fromtimestamp(around_ms / 1_000, tz=UTC).date()
+    return local_boundaries_ms(
+        account.config.get("timezone", "UTC"), account.config.get("day_start", "00:00"), period, today
+    )
+
+
+@lru_cache(maxsize=4_096)
+def local_boundaries_ms(timezone: str, day_start: str, period: str, today: date) -> list[int]:
+    """The same for a zone; kept, since every update asks for the same few days. The list must not be changed."""
+    zone = ZoneInfo(timezone)
+    hour, minute = (int(part) for part in day_start.split(":"))
     days: list[date] = [today + timedelta(days=step) for step in range(-10, 11)]
     if period == "week":
         days = [day for day in days if day.weekday() == 0]
@@ -357,6 +367,7 @@ DEFAULT_LIMITS: Final[Json] = {
 UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
+@lru_cache(maxsize=4_096)
 def exactly(number: str | int | Decimal | Fraction) -> Fraction:
     """A configured number."""
     return Fraction(number)
@@ -452,10 +463,13 @@ def stop_brought_by(order: Order | None, instrument: str, side: str) -> Fraction
 
 @dataclass
 class Lock:
-    """What was seen when a reason was added."""
+    """What was seen when a reason was added, and when; MANUAL has seen nothing."""
 
     observed: Fraction | None
     limit: Fraction | None
+    base: Fraction | None
+    period_start_ms: int | None
+    at_ms: int
 
 
 @dataclass
@@ -465,6 +479,8 @@ class Account:
     account_id: str
     config: Json
     profile: str
+    # Set by command, which outlives configuration.
+    profile_is_set: bool = False
     locks: dict[str, Lock] = field(default_factory=dict)
     halted: bool = False
     fill_unusable: bool = False
@@ -480,7 +496,9 @@ class Account:
     counts: dict[str, int] = field(default_factory=lambda: {DAILY: 0, WEEKLY: 0, TRAILING: 0})
     warned: dict[str, set[Fraction]] = field(default_factory=lambda: {DAILY: set(), WEEKLY: set(), TRAILING: set()})
     positions: dict[tuple[str, str | None], Position] = field(default_factory=dict)
+    # Every order ever approved, and those of them that are open, in order of approval.
     orders: dict[str, Order] = field(default_factory=dict)
+    working: dict[str, Order] = field(default_factory=dict)
     marks: dict[str, Fraction] = field(default_factory=dict)
     rates: dict[str, Fraction] = field(default_factory=dict)
     fill_prices: dict[str, Fraction] = field(default_factory=dict)
@@ -488,7 +506,7 @@ class Account:
 
     @property
     def open_orders(self) -> list[Order]:
-        return [order for order in self.orders.values() if order.closed_until_ms is None]
+        return list(self.working.values())
 
     @property
     def entries(self) -> list[Order]:
@@ -673,6 +691,8 @@ class NaiveGate:
         self.decided: dict[tuple[str, str], tuple[str, int]] = {}
         self.filled: dict[tuple[str, str], int] = {}
         self.commanded: dict[tuple[str, str], int] = {}
+        # What was added to these memories and to the closed orders, in order: kind, account, id. Clear it when read.
+        self.noted: list[tuple[str, str, str]] = []
         self.policies: dict[str, Json] = {}
         # By name, the version of the record that set or removed its rule last.
         self.ruling_versions: dict[str, int] = {}
@@ -868,11 +888,13 @@ class NaiveGate:
     def _lock(
         self, step: Step, account: Account, reason: str, observed: Fraction | None, limit: Fraction | None
     ) -> None:
-        account.locks[reason] = Lock(observed, limit)
+        period = {DAILY: "day", WEEKLY: "week"}.get(reason)
+        base = None if reason == MANUAL else account.bases[reason]
+        start_ms = None if period is None else account.periods[period].start_ms
+        account.locks[reason] = Lock(observed, limit, base, start_ms, step.now_ms)
         if reason != MANUAL:
             account.last_breach = (reason, step.now_ms)
         usable = account.usable
-        period = {DAILY: "day", WEEKLY: "week"}.get(reason)
         value = {
             "lock_id": None,
             "account_id": account.account_id,
@@ -880,8 +902,8 @@ class NaiveGate:
             "observed": write_amount(observed),
             "limit": write_amount(limit),
             "equity": None if usable is None else write_amount(usable.equity),
-            "base_equity": None if reason == MANUAL else write_amount(account.bases[reason]),
-            "period_start": None if period is None else write_time(account.periods[period].start_ms),
+            "base_equity": write_amount(base),
+            "period_start": write_time(start_ms),
             "profile": account.profile,
             "trading_state": self._trading_state(account, None, None),
             "open_orders": [
@@ -1083,6 +1105,8 @@ class NaiveGate:
                         detail={"limit": reason, "tier": write_amount(tier)},
                     )
         needed = int(settings["confirmations"])
+        # Choice: an update under a profile without a trailing limit does not breach it, so it ends the row.
+        account.counts.update({reason: 0 for reason in account.counts if reason not in limits})
         for reason, limit in limits.items():
             account.counts[reason] = min(needed, account.counts[reason] + 1) if reason in breaches else 0
             if account.counts[reason] >= needed and reason not in account.locks:
@@ -1131,6 +1155,7 @@ class NaiveGate:
         self._warn_of_overdue_orders(step, account)
         known_until_ms = max(step.now_ms, filled_at_ms) + horizon_ms
         self.filled[account_id, fill_id] = known_until_ms
+        self.noted.append(("fill", account_id, fill_id))
         order = None if order_id is None else account.orders.get(order_id)
         if order is not None and order.closed_until_ms is not None and order.closed_until_ms < step.now_ms:
             order = None
@@ -1160,7 +1185,12 @@ class NaiveGate:
                 unit="amount",
             )
         if status != "partially_filled":
-            order.closed_until_ms = known_until_ms
+            self._close(account, order, known_until_ms)
+
+    def _close(self, account: Account, order: Order, known_until_ms: int) -> None:
+        order.closed_until_ms = known_until_ms
+        del account.working[order.order_id]
+        self.noted.append(("order", account.account_id, order.order_id))
 
     def _fill_unusable(self, step: Step, account: Account) -> None:
         account.fill_unusable = True
@@ -1220,6 +1250,7 @@ class NaiveGate:
             step.dead_letter("DUPLICATE_COMMAND", f"command_id {command_id!r} was handled", account_id, command_id)
             return
         self.commanded[account_id, command_id] = step.now_ms + self._dedup_ms()
+        self.noted.append(("command", account_id, command_id))
         step.account_id = account_id
         account = self.accounts[account_id]
         try:
@@ -1253,7 +1284,7 @@ class NaiveGate:
 
         def profile_changed(new: str) -> None:
             event("PROFILE_CHANGED", detail={"from": account.profile, "to": new})
-            account.profile = new
+            account.profile, account.profile_is_set = new, True
 
         if kind == "lock":
             if MANUAL in account.locks:
@@ -1286,7 +1317,7 @@ class NaiveGate:
                 raise Refused("order_id is not that of an open order")
 
             def release() -> None:
-                order.closed_until_ms = step.now_ms + self._dedup_ms()
+                self._close(account, order, step.now_ms + self._dedup_ms())
                 event("ORDER_RELEASED", order_id=order_id)
 
             return release
@@ -1384,7 +1415,8 @@ class NaiveGate:
             step.dead_letter("TOO_OLD", "created_at is older than dedup_horizon", account_id)
             return
         first_id, known_until_ms = self.decided.get((account_id, signal_id), ("", step.now_ms - 1))
-        if known_until_ms >= step.now_ms:
+        is_working = account_id in self.accounts and first_id in self.accounts[account_id].working
+        if known_until_ms >= step.now_ms or is_working:
             step.dead_letter("DUPLICATE_SIGNAL", f"signal_id {signal_id!r} was decided", account_id, first_id)
             return
         step.account_id = account_id
@@ -1394,6 +1426,7 @@ class NaiveGate:
             self._warn_of_overdue_orders(step, account)
         first_id = self._decide(step, account, signal)
         self.decided[account_id, signal_id] = (first_id, max(step.now_ms, created_at_ms or 0) + horizon_ms)
+        self.noted.append(("signal", account_id, signal_id))
 
     def _decide(self, step: Step, account: Account | None, signal: Json) -> str:
         """Approve or reject; returns the id that a duplicate will be told."""
@@ -1461,7 +1494,8 @@ class NaiveGate:
         }
         step.decisions.append({"topic": "approved-orders", "key": account.account_id, "value": value})
         account.orders.pop(order_id, None)
-        account.orders[order_id] = Order(
+        account.working.pop(order_id, None)
+        account.orders[order_id] = account.working[order_id] = Order(
             order_id,
             signal["instrument"],
             signal["side"],
@@ -1786,10 +1820,24 @@ def with_flow(account: Account, base: Fraction, equity: Fraction, flow: Fraction
         return base + flow
     before = equity - flow
     if before > 0 and equity >= 0:
-        return base * equity / before
+        return raised_to_34_digits(base * equity / before)
     if before <= 0 < equity:
         return equity
     return base
+
+
+def raised_to_34_digits(value: Fraction) -> Fraction:
+    """The number itself where 34 significant digits can hold it, else the next above it that they can."""
+    if value == 0:
+        return value
+    place = len(str(abs(value.numerator))) - len(str(value.denominator)) - 34
+    # The lengths tell the power of ten but for one.
+    while abs(value) >= Fraction(10) ** (place + 34):
+        place += 1
+    while abs(value) < Fraction(10) ** (place + 33):
+        place -= 1
+    unit = Fraction(10) ** place
+    return -(-value // unit) * unit
 
 
 def read_signal(record: Json) -> Json:
