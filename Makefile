@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 SOURCES := streams schemas infra tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench broker clean
+.PHONY: help setup test lint format demo bench fuzz chaos broker clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,13 @@ demo: setup ## Run the whole loop through Kafka on the market data of December 2
 
 bench: setup ## Print the benchmark's figures, one JSON line each
 	@$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+
+chaos: setup ## Kill, stop, cut and wipe for a quarter of an hour, then judge (SEED=n FAULTS=n EVENTS=n)
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) \
+	    $(if $(EVENTS),--events $(EVENTS)) $(CHAOS_ARGS)
+
+fuzz: setup ## Give the gate N broken inputs, 1,000,000 if not said (SEED=n: those of one seed)
+	@$(BIN)/python -m tests.fuzz $(if $(N),--inputs $(N)) $(if $(SEED),--seed $(SEED)) $(FUZZ_ARGS)
 
 broker: setup ## Run a throw-away broker until Ctrl-C
 	@$(BIN)/python -m infra.brokers

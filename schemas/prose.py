@@ -13,6 +13,9 @@ write to it or read from it.
 - [fine-print.md](fine-print.md) says what we decided where the contract leaves a choice.
 - [json/](json) has a JSON Schema for every topic, [examples/](examples) one record each, all from one story that
   the tests replay.
+- [asyncapi.json](asyncapi.json) describes topics, keys and messages for tools (AsyncAPI 3.0), with what each role of
+  a desk sends and receives. Programs to start from are in [infra/examples](../infra/examples/README.md), the ACLs that
+  they need in [infra/security](../infra/security/README.md).
 
 Go to: [topics](#topics) · [conventions](#conventions) · [inputs](#what-tidegate-reads) ·
 [outputs](#what-tidegate-writes) · [reject codes](#reject-codes) · [event types](#event-types) · [dead-letter
@@ -89,6 +92,8 @@ COMPATIBILITY = """\
 - **Names** (codes, reasons, types, units, scopes) are closed sets under the same rule. Texts for people (`detail`
   of a dead letter, the keys of an event's `detail` but for `PERIOD_CLOSED`) may change at any time: do not parse
   them.
+- **Held to it**: `python -m schemas.compat` compares the models with [released/](released), the schemas of the last
+  release, and fails, in CI too, on whatever would break a producer or consumer that was built on them.
 - **Ids** that Tidegate makes (`order_id`, `lock_id`, `event_id`) are functions of the input. The same record read
   again gives the same id, so a reader that has seen it can drop it.
 """

@@ -8,10 +8,14 @@ import typer
 from typer.core import TyperGroup
 
 from streams.ops import (
+    access,
     accounts,
     controls,
+    dead_letters,
     drilling,
     explain,
+    mirroring,
+    notifying,
     policies,
     replaying,
     stewarding,
@@ -91,11 +95,15 @@ def tidegate(
 
 app.command("worker", epilog=working.WORKER_EXAMPLES, rich_help_panel=RUN)(working.worker_command)
 app.command("steward", epilog=stewarding.EXAMPLES, rich_help_panel=RUN)(stewarding.steward_command)
+app.add_typer(mirroring.mirror, name="mirror", rich_help_panel=RUN)
+app.add_typer(notifying.notify, name="notify", rich_help_panel=RUN)
 app.add_typer(working.topics, name="topics", rich_help_panel=RUN)
+app.add_typer(access.access, name="access", rich_help_panel=RUN)
 app.command("replay", epilog=replaying.EXAMPLES, rich_help_panel=RUN)(replaying.replay_command)
 app.command("accounts", epilog=accounts.EXAMPLES, rich_help_panel=LOOK)(accounts.accounts_command)
 app.command("whatif", epilog=whatif.EXAMPLES, rich_help_panel=LOOK)(whatif.whatif_command)
 app.command("explain", epilog=explain.EXAMPLES, rich_help_panel=LOOK)(explain.explain_command)
+app.add_typer(dead_letters.dead_letters, name="dead-letters", rich_help_panel=LOOK)
 app.command("preflight", epilog=preflight.EXAMPLES, rich_help_panel=LOOK)(preflight.preflight_command)
 app.command("lock", epilog=controls.LOCK_EXAMPLES, rich_help_panel=OPERATE)(controls.lock)
 app.command("unlock", epilog=controls.UNLOCK_EXAMPLES, rich_help_panel=OPERATE)(controls.unlock)

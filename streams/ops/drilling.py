@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from streams.core.records import CONTROLS, SIGNALS
 from streams.core.rules import Rules
 from streams.ops import broker as kafka_broker
 from streams.ops import requests
@@ -120,6 +121,7 @@ async def _drill_once(
 ) -> DrillOutcome:
     layout = await kafka_broker.layout_of(settings)
     _require_requests(settings, layout)
+    await kafka_broker.require_writes(settings, SIGNALS, CONTROLS, REQUESTS)
     reader = SnapshotReader(settings, rules, with_state=True)
     async with kafka_broker.reader(settings) as consumer:
         await reader.read(consumer)

@@ -13,15 +13,15 @@ from schemas.types import read_time
 from streams.core.decode import parse_object
 from streams.core.records import POLICIES, Record, text_of
 from streams.core.rules import HALTED, Rules, apply_policy
-from streams.core.state import OFFSETS_KEY, PARTITION, TABLES, Account, decode_account
+from streams.core.state import OFFSETS_KEY, PARTITION, TABLES, Account, decode_account, decode_offsets
 from streams.ops import broker
 from streams.ops.exits import CommandError, ExitStatus
-from streams.runtime.partition import decode_offsets
 from streams.runtime.settings import Settings
 from streams.runtime.store import change_of
 from streams.runtime.topics import STATE, TopicNames
 
 _POLL_MS = 200
+_OTHER_RELEASE = "use the release of Tidegate that the workers run"
 
 
 class PolicyLine(NamedTuple):
@@ -115,9 +115,7 @@ class Snapshot:
             try:
                 self._accounts[account_id] = decode_account(tables)
             except ValueError as error:
-                raise CommandError(
-                    f"{account_id}: {error}", ExitStatus.REFUSED, "use the release of Tidegate that the workers run"
-                ) from None
+                raise CommandError(f"{account_id}: {error}", ExitStatus.REFUSED, _OTHER_RELEASE) from None
         return self._accounts[account_id]
 
 
@@ -195,4 +193,7 @@ class SnapshotReader:
         self.snapshot.take_state(record.key, record.value)
         table, key, value = change_of(record.key or b"", record.value)
         if (table, key) == (PARTITION, OFFSETS_KEY) and value is not None:
-            self.applied[record.partition] = decode_offsets(value)
+            try:
+                self.applied[record.partition] = decode_offsets(value)
+            except ValueError as error:
+                raise CommandError(str(error), ExitStatus.REFUSED, _OTHER_RELEASE) from None

@@ -73,6 +73,10 @@ def worker_command(
     Start as many as you like with the same configuration: they share the partitions, and take over from one that dies.
 
     A configuration with an unknown key or a nonsensical limit stops the start and names the key (status 2).
+    TIDEGATE_HTTP=host:port serves /health, /ready and /metrics (off by default). TIDEGATE_STANDBY=1 follows the state
+    of partitions that others serve. TIDEGATE_INSTANCE_ID, a name of its own for each worker, keeps its partitions for
+    it while it restarts within TIDEGATE_SESSION_TIMEOUT (10s). A worker that could work and does not ends with status 1
+    after TIDEGATE_STALL_DEADLINE (60s).
     TLS and SASL are set by TIDEGATE_KAFKA_SECURITY_PROTOCOL, …_SASL_MECHANISM, …_SASL_USERNAME,
     …_SASL_PASSWORD_FILE, …_SSL_CAFILE, …; secrets are never given on the command line.
     """

@@ -1,26 +1,36 @@
-"""``python -m tests.benchmarks``: one JSON line a figure (``figure``, ``value``, ``unit``)."""
+"""``python -m tests.benchmarks [ITEM …]``: one JSON line a figure, and ``RESULTS.md`` from all items measured so far.
 
-import json
-import statistics
+Items: one-worker, latency, state, scale, step; none named: all, or with ``--quick`` the first two at small sizes. Each
+keeps its results in ``results/``, so that they can be measured one at a time.
+"""
 
-from tests.benchmarks import steps, worker
+import argparse
+import sys
 
-WORKER_RUNS = 3
-
-
-def main() -> None:
-    """Measure and print: the pure step first, then a worker on real Kafka."""
-    for figure, spent in steps.measure():
-        _print(f"{figure}_cpu", spent.cpu, "µs CPU per event, decode to encode")
-        _print(f"{figure}_wall", spent.wall, "µs wall clock per event, decode to encode")
-    runs = [worker.measure() for _ in range(WORKER_RUNS)]
-    _print("worker_throughput", statistics.median(run.events_per_s for run in runs), "events/s, wall clock")
-    _print("worker_cpu", statistics.median(run.cpu_us_per_event for run in runs), "µs CPU per event, all included")
+from tests.benchmarks import page, report
+from tests.benchmarks.items import ITEMS
 
 
-def _print(figure: str, value: float, unit: str) -> None:
-    print(json.dumps({"figure": figure, "value": round(value, 1), "unit": unit}, ensure_ascii=False), flush=True)
+def main() -> int:
+    """Measure, print, write the page. 0 also when a goal is missed: figures are for reading."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure Tidegate and its peers.")
+    parser.add_argument("items", nargs="*", choices=[*ITEMS], metavar="ITEM", help=", ".join(ITEMS))
+    parser.add_argument("--quick", action="store_true", help="small sizes; by default only one-worker and latency")
+    parser.add_argument("--page", action="store_true", help="measure nothing, write RESULTS.md from what is kept")
+    arguments = parser.parse_args()
+    names = arguments.items or [name for name, item in ITEMS.items() if item.quick or not arguments.quick]
+    for name in [] if arguments.page else names:
+        print(f"{name}: measuring", file=sys.stderr, flush=True)
+        before = report.conditions()
+        item = ITEMS[name]
+        results = item.run(arguments.quick)
+        report.save(name, results, before)
+        for figure in item.figures(results):
+            print(figure.line(), flush=True)
+    page.write()
+    print(f"written: {report.PAGE}", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,107 +1,152 @@
-"""The pure step alone: decode, fold in batches of 500, encode what is to be written."""
+"""Item 5: the pure step alone, by kind and in its parts, without a broker. CPU time of this thread only.
+
+Also what the other items subtract from an engine's total: the step as a batch engine calls it (a fold of 500 records
+of one partition), and as an engine calls it that goes event by event.
+"""
 
 import statistics
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
-
-import orjson
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from streams.config import parse_config
+from streams.core.decode import decode
 from streams.core.fold import Batch, fold
-from streams.core.records import Record
-from streams.core.rules import rules_of
-from streams.core.state import Account, Remembered, decode_remembered
+from streams.core.records import FILLS, PNL, SIGNALS, Record
+from streams.core.rules import Rules, rules_of
+from streams.core.state import NEW_ACCOUNT, TABLES, encode_state
+from streams.runtime.kafka import partition_of_key
 from streams.runtime.worker import quieten_gc
-from tests.benchmarks.workload import Event, Workload, configuration
+from tests.benchmarks.engines import Fold
+from tests.benchmarks.figures import Figure, median_of
+from tests.benchmarks.memory import MemoryView
+from tests.benchmarks.peers.setup import OneByOne
+from tests.benchmarks.stream import Encoded, batches, encoded
+from tests.benchmarks.workload import Workload, configuration
 
 ACCOUNTS = 1_000
 BATCH = 500
 EVENTS = 20_000
 ROUNDS = 5
-_START_MS = 1_700_000_000_000
+KINDS = (PNL, SIGNALS, FILLS)
 
 
-class MemoryView:
-    """State as a partition would hold it, with its remembered ids encoded as RocksDB has them."""
-
-    def __init__(self) -> None:
-        self.accounts: dict[str, Account] = {}
-        self.offsets: Mapping[str, int] = {}
-        self._ids: dict[bytes, bytes] = {}
-
-    def account(self, account_id: str) -> Account | None:
-        """The live object, as a warm cache has it."""
-        return self.accounts.get(account_id)
-
-    def remembered(self, key: bytes) -> Remembered | None:
-        """Decoded anew at each look-up."""
-        value = self._ids.get(key)
-        return None if value is None else decode_remembered(value)
+def rules_for(accounts: int) -> Rules:
+    return rules_of(parse_config(configuration(accounts), {}))
 
 
-class Microseconds(NamedTuple):
-    """Per event."""
+def batched_us(folding: Fold, warm_up: Iterable[Encoded], measured: Iterable[Encoded], accounts: int, partitions: int) -> float:
+    """µs of CPU per event, record bytes to bytes of outputs and state, in batches of one partition."""
+    rules = rules_for(accounts)
 
-    cpu: float
-    wall: float
+    def owner(account_id: str) -> int:
+        return partition_of_key(account_id.encode(), partitions)
 
-
-class Bench:
-    """One gate in memory, fed batch by batch."""
-
-    def __init__(self) -> None:
-        self._rules = rules_of(parse_config(configuration(ACCOUNTS), {}))
-        self._view = MemoryView()
-        self._offsets: dict[str, int] = {}
-        self._now_ms = _START_MS
-
-    def microseconds(self, events: Iterable[Event]) -> "Microseconds":
-        """µs per event: from record bytes to bytes of outputs and state."""
-        batches = list(self._batches(events))
-        count = sum(len(records) for batch in batches for records in batch.records.values())
-        cpu, wall = time.process_time_ns(), time.perf_counter_ns()
-        for batch in batches:
-            commit = fold(batch, self._view, self._rules, lambda _account_id: 0)
-            self._view.accounts.update(commit.accounts)
-            self._view.offsets = commit.offsets
-            for change in commit.changes:
-                if change.table == "decisions" and change.value is not None:
-                    self._view._ids[change.key] = change.value
-        spent = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
-        return Microseconds(*(nanoseconds / count / 1_000 for nanoseconds in spent))
-
-    def _batches(self, events: Iterable[Event]) -> Iterator[Batch]:
-        records: dict[str, list[Record]] = {}
-        size = 0
-        for event in events:
-            self._now_ms += 1
-            offset = self._offsets[event.topic] = self._offsets.get(event.topic, -1) + 1
-            value = orjson.dumps(event.at(self._now_ms))
-            record = Record(event.topic, 0, offset, self._now_ms, event.account_id.encode(), value)
-            records.setdefault(event.topic, []).append(record)
-            size += 1
-            if size == BATCH:
-                yield Batch(0, records, self._now_ms)
-                records, size = {}, 0
-        if size:
-            yield Batch(0, records, self._now_ms)
+    views: defaultdict[int, MemoryView] = defaultdict(MemoryView)
+    _fold_all(folding, _partitioned(warm_up), views, rules, owner)
+    prepared = _partitioned(measured)
+    count = sum(len(records) for batch in prepared for records in batch.records.values())
+    quieten_gc()  # as a worker does
+    began = time.thread_time_ns()
+    _fold_all(folding, prepared, views, rules, owner)
+    return (time.thread_time_ns() - began) / count / 1_000
 
 
-def measure() -> Iterator[tuple[str, Microseconds]]:
-    """Medians, by kind and for the mixture."""
-    for name in ("pnl", "signals", "fills"):
-        yield f"step_{name}", _median(name)
-    yield "step_mixture", _median(None)
+def _partitioned(stream: Iterable[Encoded]) -> list[Batch]:
+    by_partition: defaultdict[int, list[Encoded]] = defaultdict(list)
+    for one in stream:
+        by_partition[one.partition].append(one)
+    return [batch for partition, part in sorted(by_partition.items()) for batch in batches(part, BATCH, partition)]
 
 
-def _median(topic: str | None) -> Microseconds:
-    rounds: list[Microseconds] = []
-    for number in range(ROUNDS):
-        workload, bench = Workload(ACCOUNTS, seed=number, fill_delay=1_000), Bench()
-        bench.microseconds(workload.first_marks())
-        if topic is None:
-            bench.microseconds(workload.events(EVENTS))  # until orders are open and positions held
-        quieten_gc()  # as a worker does
-        rounds.append(bench.microseconds(workload.events(EVENTS) if topic is None else workload.of(topic, EVENTS)))
-    return Microseconds(*map(statistics.median, zip(*rounds, strict=True)))
+def _fold_all(
+    folding: Fold, prepared: Iterable[Batch], views: Mapping[int, MemoryView], rules: Rules, owner: Callable[[str], int]
+) -> None:
+    for batch in prepared:
+        view = views[batch.partition]
+        view.apply(folding(batch, view, rules, owner))
+
+
+def one_by_one_us(warm_up: Iterable[Encoded], measured: Iterable[Encoded], accounts: int) -> float:
+    """µs of CPU per event, record bytes to bytes of outputs and state, one at a time on live accounts."""
+    gate = OneByOne(rules_for(accounts))
+    held: dict[str, Any] = {}
+    ids: dict[bytes, Any] = {}
+
+    def run(records: Iterable[Record]) -> None:
+        for record in records:
+            decided = gate.decide(record, lambda account_id: held.get(account_id, NEW_ACCOUNT), ids.get)
+            held[decided.account_id] = decided.account
+
+    run(_records(warm_up))
+    prepared = _records(measured)
+    quieten_gc()
+    began = time.thread_time_ns()
+    run(prepared)
+    return (time.thread_time_ns() - began) / len(prepared) / 1_000
+
+
+def _records(stream: Iterable[Encoded]) -> list[Record]:
+    return [record for batch in batches(stream, 1) for records in batch.records.values() for record in records]
+
+
+def run(rounds: int = ROUNDS) -> dict[str, Any]:
+    """ns per event by kind and part, and the blocks of memory that an event leaves allocated."""
+    measured: defaultdict[str, list[float]] = defaultdict(list)
+    for number in range(rounds):
+        for kind in (*KINDS, "mixture"):
+            for name, value in _measure(kind, seed=number).items():
+                measured[f"{kind}_{name}"].append(value)
+    return {"values": dict(measured), "events": EVENTS, "batch": BATCH}
+
+
+def _measure(kind: str, seed: int) -> dict[str, float]:
+    workload = Workload(ACCOUNTS, seed=seed, fill_delay=1_000)
+    rules, view = rules_for(ACCOUNTS), MemoryView()
+    views = defaultdict(lambda: view)
+    before = [*workload.first_marks(), *workload.events(EVENTS)]  # until orders are open and positions held
+    _fold_all(fold, list(batches(encoded(before, 1), BATCH)), views, rules, lambda _account_id: 0)
+    events = list(workload.events(EVENTS) if kind == "mixture" else workload.of(kind, EVENTS))
+    prepared = list(batches(encoded(events, 1), BATCH))
+    records = [record for batch in prepared for several in batch.records.values() for record in several]
+    quieten_gc()
+    began = time.thread_time_ns()
+    for record in records:
+        decode(record)
+    decoding = time.thread_time_ns() - began
+    blocks, began = sys.getallocatedblocks(), time.thread_time_ns()
+    commits = []
+    for batch in prepared:
+        commit = fold(batch, view, rules, lambda _account_id: 0)
+        view.apply(commit)
+        commits.append(commit)
+    total = time.thread_time_ns() - began
+    kept = sys.getallocatedblocks() - blocks
+    live = [part for commit in commits for account in commit.accounts.values() for part in account]
+    began = time.thread_time_ns()
+    for part in live:
+        encode_state(part)
+    encoding = (time.thread_time_ns() - began) / len(live)
+    changed = sum(change.table in TABLES for commit in commits for change in commit.changes)
+    return {
+        "total_ns": total / EVENTS,
+        "decode_ns": decoding / EVENTS,
+        "encode_state_ns": encoding * changed / EVENTS,
+        "blocks": kept / EVENTS,
+    }
+
+
+def figures(results: Mapping[str, Any]) -> list[Figure]:
+    """The item's figures; none has a goal."""
+    units = {"ns": "ns CPU per event", "blocks": "blocks of memory held per event"}
+    return [
+        Figure(f"step_{name}", median_of(values).value, units[name.rpartition("_")[2]])
+        for name, values in results["values"].items()
+    ]
+
+
+def summary(results: Mapping[str, Any], name: str) -> float:
+    """The median of one of the item's values."""
+    return statistics.median(results["values"][name])

@@ -10,8 +10,11 @@ import pytest
 import yaml
 
 from infra import jars
+from streams.mirror.settings import MirrorSettings
+from streams.runtime.settings import Settings
 from tests.integration.container import NoDockerEngine, environment, kafka_container
 from tests.integration.support import require_local_kafka
+from tests.mirror.servers import IMAGE as REDIS_IMAGE
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +28,16 @@ def services() -> dict[str, Any]:
 
 def test_compose_runs_the_kafka_that_the_tests_run(services: dict[str, Any]) -> None:
     assert services["kafka"]["image"] == f"apache/kafka:{jars.kafka_version()}"
-    assert services["redis"]["image"] == "redis:8"
+    assert services["redis"]["image"] == REDIS_IMAGE
+
+
+def test_compose_runs_a_mirror_that_asks_its_own_redis(services: dict[str, Any]) -> None:
+    mirror, worker = services["mirror"], services["worker"]
+    assert mirror["command"] == ["mirror"]
+    assert mirror["environment"].items() >= worker["environment"].items()
+    settings = MirrorSettings.from_environment(Settings(broker="kafka://k:9092"), mirror["environment"])
+    assert settings.address == "redis://redis:6379/0"
+    assert " ".join(services["redis"]["command"]).startswith("redis-server --maxmemory-policy noeviction")
 
 
 def test_compose_waits_for_health(services: dict[str, Any]) -> None:

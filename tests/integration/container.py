@@ -26,7 +26,7 @@ def kafka_container() -> Iterator[str]:
     Raises:
         NoDockerEngine: there is none to run it.
     """
-    _probe()
+    probe()
     host, port = "127.0.0.1", free_ports(1)[0]
     container = DockerContainer(f"apache/kafka:{kafka_version()}").with_bind_ports(_CLIENT_PORT, port)
     for name, value in environment(f"{host}:{port}").items():
@@ -57,7 +57,8 @@ def _shared() -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _probe() -> None:
+def probe() -> None:
+    """Raises NoDockerEngine where no Docker engine answers."""
     # Asked directly, a missing engine is one type of error; from testcontainers' constructor it is whatever failed.
     try:
         client = docker.from_env(timeout=5)

@@ -3,6 +3,7 @@
 The runtime's tests use it where they need to know exactly what must come out, or to make it misbehave.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from streams.core.state import (
 from streams.runtime.partition import Core
 
 NEVER_MS = 1 << 50
+_BLOCKED_S = 600.0
 Counts = dict[str, int]
 
 
@@ -45,6 +47,8 @@ def fold(batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], i
         value: dict[str, Any] = orjson.loads(record.value or b"{}")
         if value.get("crash"):
             raise RuntimeError("told to crash")
+        if value.get("block"):
+            time.sleep(_BLOCKED_S)
         counts = touched.get(account_id)
         if counts is None:
             counts = touched[account_id] = dict(cast("Counts", view.account(account_id) or {}))

@@ -110,7 +110,7 @@ class WorkerProcess:
 
 def settings_argument(settings: Settings) -> str:
     """The settings as JSON: what a process can be given. Only plain fields differ in tests."""
-    plain = ("broker", "app_id", "topic_prefix", "data_dir")
+    plain = ("broker", "app_id", "topic_prefix", "data_dir", "http", "instance_id")
     tuned = {
         name: value
         for name in Settings.__dataclass_fields__

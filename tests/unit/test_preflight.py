@@ -12,11 +12,14 @@ import pytest
 from aiokafka.structs import TopicPartition
 
 from schemas.config import ConfigFile
+from schemas.roles import ROLES
 from schemas.types import write_time
 from streams.config import parse_config
 from streams.core.records import CONTROLS, DEAD_LETTERS, FILLS, INPUTS, LOCKED, OUTPUTS, PNL, POLICIES, SIGNALS, Record
 from streams.core.rules import rules_of
 from streams.core.state import NEW_ACCOUNT, changes_of
+from streams.mirror.status import ServerFacts
+from streams.mirror.status import Status as MirrorStatus
 from streams.ops.drill import drill_signal, unfit
 from streams.ops.exits import CommandError
 from streams.ops.overview import overview
@@ -27,13 +30,17 @@ from streams.ops.preflight.context import (
     Acls,
     Cluster,
     Context,
+    Files,
     Group,
     Groups,
+    Identity,
     Machine,
+    Mirrored,
     NotRead,
     Part,
     PartitionFacts,
     Progress,
+    Scraping,
     State,
     TopicFacts,
 )
@@ -41,15 +48,17 @@ from streams.ops.preflight.registry import CHECKS, groups_of
 from streams.ops.requests import DRILL_RUN, Entry
 from streams.ops.snapshot import Snapshot
 from streams.replay import Replay
+from streams.runtime.access import Kind, Operation, entries_of
 from streams.runtime.kafka import partition_of_key
 from streams.runtime.settings import Security, Settings
 from streams.runtime.store import changelog_key
-from streams.runtime.topics import JOURNAL, REQUESTS, STATE
+from streams.runtime.topics import JOURNAL, NOTIFICATIONS, OPTIONAL, REQUESTS, STATE, TopicNames
 
 NOW_MS = 1_800_000_000_000
 PARTITIONS = 4
 SETTINGS = Settings(broker="kafka://k1:9092,k2:9092", security=Security(protocol="SSL"), data_dir=Path("/var/lib/gate"))
 CONFIG: dict[str, Any] = {
+    "notify": {"routes": {"desk": {}}},
     "accounts": {
         "main": {"exchange": "binance", "failover": ["kraken"], "profile": "normal", "currency": "USD"},
         "spare": {"exchange": "kraken", "failover": ["binance"]},
@@ -73,6 +82,11 @@ ROLLOUT = {"name": "rollout", "rule": {"phase": "4"}}
 
 
 # -- a gate that is ready -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_NOTIFY_DESK", "json://127.0.0.1")
 
 
 def config_with(**tables: Any) -> ConfigFile:
@@ -124,9 +138,9 @@ def topics_with(change: Callable[[str, TopicFacts], TopicFacts | None] = lambda 
     kept = {"retention.ms": "-1", "retention.bytes": "-1", "max.message.bytes": "1179648"}
     common = {"cleanup.policy": "delete", "min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
     topics = {}
-    for logical in (*INPUTS, POLICIES, *OUTPUTS, STATE, JOURNAL, REQUESTS):
-        ours = logical in (STATE, JOURNAL, REQUESTS)
-        count = 1 if logical in (POLICIES, REQUESTS) else PARTITIONS
+    for logical in (*INPUTS, POLICIES, *OUTPUTS, STATE, JOURNAL, *OPTIONAL):
+        ours = logical in (STATE, JOURNAL, *OPTIONAL)
+        count = 1 if logical in (POLICIES, *OPTIONAL) else PARTITIONS
         facts = TopicFacts(
             f"tidegate-{logical}" if ours else logical,
             {number: PartitionFacts(1, (1, 2, 3), (1, 2, 3)) for number in range(count)},
@@ -176,13 +190,15 @@ def groups_with(
     workers: int = 2,
     state: str = "Stable",
     steward: Sequence[str] = (),
+    notifier: Sequence[str] = ("tidegate@10.0.0.9",),
     without: str = "",
     read_to: int = 10,
 ) -> Part[Groups]:
     places = [TopicPartition(topic, 0) for topic in OUTPUTS if topic != without]
     readers = {"executor": Group("", (), dict.fromkeys(places, read_to))}
     members = [f"tidegate@10.0.0.{number}" for number in range(workers)]
-    return Part(Groups(Group(state, members, {}), Group("", steward, {}), readers, dict.fromkeys(places, 10)))
+    beside = Group("", steward, {}), Group("", notifier, {})
+    return Part(Groups(Group(state, members, {}), *beside, readers, dict.fromkeys(places, 10)))
 
 
 def record_of(topic: str, account: str, partition: int | None = None, at_ms: int = NOW_MS - 500, **body: Any) -> Record:
@@ -212,6 +228,29 @@ def machine_with(**fields: Any) -> Part[Machine]:
     return Part(Machine(8 * gib, 100 * gib, data_dir_writable=True, open_files_max=65_536)._replace(**fields))
 
 
+def identity_with(lacking: Sequence[str] = (), days_left: int = 90) -> Part[Identity]:
+    return Part(Identity("User:ann", lacking, {"k1:9092": NOW_MS + days_left * 86_400_000}))
+
+
+def mirrored(**fields: Any) -> Part[Mirrored]:
+    server, status = (
+        ServerFacts("valkey 9.1.2", "noeviction", 10**6, 0),
+        MirrorStatus("live", heartbeat_age_ms=80, fresh_age_ms=90),
+    )
+    server = server._replace(**{name: value for name, value in fields.items() if name in ServerFacts._fields})
+    status = status._replace(**{name: value for name, value in fields.items() if name in MirrorStatus._fields})
+    return Part(Mirrored("redis://cache:6379/0", server, status))
+
+
+def scraped(**fields: Any) -> Part[Scraping]:
+    seen = Scraping("http://metrics:9090", ("gate1:9464", "gate2:9464"), (), ("TidegateLag",), ("http://alerts:9093",))
+    return Part(seen._replace(**fields))
+
+
+def secured_by(broker: str = "kafka://k1:9092", **security: Any) -> Settings:
+    return replace(SETTINGS, broker=broker, security=Security(**security))
+
+
 def ready(config: ConfigFile | None = None, **parts: Any) -> Context:
     """A gate that is ready to go live; ``parts`` and ``config`` are what is not as it should be."""
     found = config or config_with()
@@ -228,6 +267,10 @@ def ready(config: ConfigFile | None = None, **parts: Any) -> Context:
         state_of(found),
         drilled(),
         machine_with(),
+        identity_with(),
+        mirrored(),
+        Part(Files(alerts=("TidegateLag",))),
+        scraped(),
     )
     return replace(context, **parts)
 
@@ -332,7 +375,23 @@ FAULTS: list[tuple[str, Status, str, Context]] = [
         "User:trend",
         ready(acls=acls_with(Acl("policies", False, "User:trend", "*", writes=True, allows=True))),
     ),
+    (
+        "controls-owned",
+        F,
+        "User:everything",
+        ready(acls=acls_with(Acl("", True, "User:everything", "*", writes=True, allows=True))),
+    ),
     ("encrypted", W, "PLAINTEXT", ready(settings=replace(SETTINGS, security=Security()))),
+    ("own-rights", W, "User:ann may not READ topic fills", ready(identity=identity_with(["READ topic fills"]))),
+    (
+        "login-private",
+        F,
+        "PLAIN without TLS",
+        ready(settings=secured_by(protocol="SASL_PLAINTEXT", sasl_username="ann", sasl_password="secret")),
+    ),
+    ("brokers-proved", F, "CHECK_HOSTNAME=0", ready(settings=secured_by(protocol="SSL", ssl_check_hostname=False))),
+    ("certificates-valid", W, "k1:9092 in 20 d", ready(identity=identity_with(days_left=20))),
+    ("certificates-valid", F, "k1:9092 in 2 d", ready(identity=identity_with(days_left=2))),
     ("partitioner-signals", F, "1 of the last 1", misplaced(SIGNALS)),
     ("partitioner-fills", F, "1 of the last 1", misplaced(FILLS)),
     ("partitioner-pnl", F, "1 of the last 1", misplaced(PNL)),
@@ -476,6 +535,16 @@ FAULTS: list[tuple[str, Status, str, Context]] = [
         "expired, and still in force: venue/okx",
         with_policies({"name": "venue/okx", "rule": {"up": True}, "expires_at": write_time(NOW_MS - 60_000)}),
     ),
+    ("routes-usable", W, "nobody is told", ready(config_with(notify=None))),
+    ("routes-usable", F, "TIDEGATE_NOTIFY_DESK2", ready(config_with(notify={"routes": {"desk2": {}}}))),
+    (
+        "routes-usable",
+        W,
+        "no route is told of every account",
+        ready(config_with(notify={"routes": {"desk": {"severity": "critical", "accounts": ["main"]}}})),
+    ),
+    ("notifier-runs", F, "tidegate-notifications", ready(topics=without_topic(NOTIFICATIONS))),
+    ("notifier-runs", F, "1 routes ask for it", ready(groups=groups_with(notifier=()))),
     ("memory", F, "100 MiB", ready(machine=machine_with(memory_available_bytes=100 * 1024**2))),
     ("memory", W, "does not say", ready(machine=machine_with(memory_available_bytes=None))),
     ("disk", W, "2048 MiB", ready(machine=machine_with(disk_free_bytes=2 * 1024**3))),
@@ -494,6 +563,22 @@ FAULTS: list[tuple[str, Status, str, Context]] = [
         "2 SCHEMA",
         ready(recent=recent_with(dead_letters=[record_of(DEAD_LETTERS, "main", reason="SCHEMA")] * 2)),
     ),
+    ("redis", F, "redis 6.2.14", ready(mirror=mirrored(version="redis 6.2.14"))),
+    ("redis-eviction", F, "allkeys-lru", ready(mirror=mirrored(maxmemory_policy="allkeys-lru"))),
+    ("redis-eviction", F, "95%", ready(mirror=mirrored(used_memory_bytes=95, maxmemory_bytes=100))),
+    ("mirror", F, "there is no model", ready(mirror=mirrored(phase=None))),
+    ("mirror", F, "heard of for 60.0 s", ready(mirror=mirrored(heartbeat_age_ms=60_000))),
+    ("mirror", F, "never complete", ready(mirror=mirrored(fresh_age_ms=None))),
+    ("mirror", F, "complete 9.0 s ago", ready(mirror=mirrored(fresh_age_ms=9_000))),
+    ("mirror", F, "being built", ready(mirror=mirrored(phase="building"))),
+    ("dashboards", F, "fleet.json", ready(files=Part(Files(dashboards_differing=["fleet.json"])))),
+    ("alert-rules", F, "no process shows", ready(files=Part(Files(alert_faults=["no process shows tidegate_x"])))),
+    ("workers-scraped", W, "TIDEGATE_PROMETHEUS_URL", ready(scraping=Part(Scraping()))),
+    ("workers-scraped", F, "1 of 2 workers", ready(scraping=scraped(workers=["gate1:9464"]))),
+    ("workers-scraped", F, "gate2:9464", ready(scraping=scraped(down=["gate2:9464"]))),
+    ("alerts-loaded", W, "TIDEGATE_PROMETHEUS_URL", ready(scraping=Part(Scraping()))),
+    ("alerts-loaded", F, "1 of 1 are not loaded: TidegateLag", ready(scraping=scraped(alerts=[]))),
+    ("alerts-loaded", W, "no Alertmanager", ready(scraping=scraped(receivers=[]))),
 ]
 
 
@@ -508,6 +593,28 @@ def test_a_fault_is_seen_and_told_with_its_fix(name: str, status: Status, seen: 
     assert finding.status is status, finding
     assert seen in finding.seen
     assert finding.fix or name == "state-readable"
+
+
+def test_workers_and_operators_who_drill_may_write_signals_beside_controls() -> None:
+    """The ACLs of the roles, as the brokers tell them, pass."""
+    rules = tuple(
+        Acl(entry.name, entry.prefixed, f"User:{role.name}", "*", entry.operation is Operation.WRITE, allows=True)
+        for role in ROLES.values()
+        for entry in entries_of(role, TopicNames.of(SETTINGS))
+        if entry.kind is Kind.TOPIC
+    )
+    told = findings(ready(acls=Part(Acls(authorizer=True, rules=rules))))
+    assert {name: told[name].status for name in ("outputs-owned", "controls-owned")} == dict.fromkeys(
+        ("outputs-owned", "controls-owned"), Status.PASS
+    )
+    assert "strategies: User:pipeline" in told["controls-owned"].seen
+
+
+def test_a_gate_without_a_mirror_passes_its_checks() -> None:
+    told = findings(ready(mirror=Part(Mirrored())))
+    assert {name: told[name].status for name in ("redis", "redis-eviction", "mirror")} == dict.fromkeys(
+        ("redis", "redis-eviction", "mirror"), Status.PASS
+    )
 
 
 def test_every_check_has_a_fault_that_it_sees() -> None:

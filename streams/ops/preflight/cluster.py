@@ -274,8 +274,16 @@ def controls_are_the_operators(context: Context) -> Finding:
     if not acls.authorizer:
         return warned("no authorizer, so everyone may", _NO_AUTHORIZER)
     names = TopicNames.of(context.settings)
-    strategies = acls.writers(names.physical(SIGNALS))
-    operators = {who for topic in (CONTROLS, POLICIES) for who in acls.writers(names.physical(topic))}
+
+    def writers(topic: str) -> set[str]:
+        return acls.writers(names.physical(topic))
+
+    # Workers forward what is on the wrong partition, so they write all inputs; operators who drill write a signal.
+    # Whoever is both, or everyone, is not excused.
+    gates, keepers = writers(STATE), writers(REQUESTS)
+    excused = (gates ^ keepers) - {"User:*"}
+    strategies = writers(SIGNALS) - excused
+    operators = (writers(CONTROLS) | writers(POLICIES)) - (gates - keepers)
     if both := strategies & operators:
         return failed(
             f"both signals and controls or policies may be written by {some(both)}",

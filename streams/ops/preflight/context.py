@@ -12,6 +12,7 @@ from aiokafka.structs import TopicPartition
 from schemas.config import ConfigFile
 from streams.core.records import Record
 from streams.core.rules import Rules
+from streams.mirror.status import ServerFacts, Status
 from streams.ops.overview import Overview, overview
 from streams.ops.requests import DRILL_RUN, Entry
 from streams.ops.snapshot import Snapshot
@@ -102,10 +103,11 @@ class Group(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """The workers' and the steward's group, and everyone else who commits offsets of the gate's outputs."""
+    """The groups of workers, steward and notifier, and everyone else who commits offsets of the gate's outputs."""
 
     workers: Group
     steward: Group
+    notifier: Group
     readers: Mapping[str, Group]
     ends: Mapping[TopicPartition, int]
     """Of the outputs."""
@@ -141,6 +143,51 @@ class Machine(NamedTuple):
     open_files_max: int
 
 
+class Identity(NamedTuple):
+    """Who this client is to the brokers, and who they are to it.
+
+    ``lacking``: ACLs of an operator that it does not have, in words; ``expiries``: by address, when a broker's
+    certificate ends, in ms.
+    """
+
+    principal: str
+    lacking: Sequence[str]
+    expiries: Mapping[str, int]
+
+
+class Mirrored(NamedTuple):
+    """The Redis mirror; without ``server`` none is used here."""
+
+    address: str = ""
+    server: ServerFacts | None = None
+    status: Status | None = None
+
+
+class Files(NamedTuple):
+    """The dashboards and alerts on this machine, beside what this release shows.
+
+    ``dashboards_differing``: files; ``alert_faults``: in words; ``alerts``: their names, if nothing is wrong with them.
+    """
+
+    dashboards_differing: Sequence[str] = ()
+    alert_faults: Sequence[str] = ()
+    alerts: Sequence[str] = ()
+
+
+class Scraping(NamedTuple):
+    """What Prometheus sees; without ``address`` nobody has said where it is.
+
+    ``workers``, ``down``: instances that answer as workers, and any that do not answer; ``alerts``: those that it has
+    loaded; ``receivers``: the Alertmanagers that it tells.
+    """
+
+    address: str = ""
+    workers: Sequence[str] = ()
+    down: Sequence[str] = ()
+    alerts: Sequence[str] = ()
+    receivers: Sequence[str] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """Everything that was read."""
@@ -161,6 +208,10 @@ class Context:
     requests: Part[Sequence[Entry]]
     """What operators asked for, signed and drilled, oldest first."""
     machine: Part[Machine]
+    identity: Part[Identity] = Part()
+    mirror: Part[Mirrored] = Part(Mirrored())
+    files: Part[Files] = Part(Files())
+    scraping: Part[Scraping] = Part(Scraping())
 
     def in_force(self) -> Rules:
         """Configuration and policies. Raises NotRead."""

@@ -18,9 +18,10 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from schemas.config import ConfigFile
 from streams.core.records import APPROVED, DEAD_LETTERS, INPUTS, LOCKED, POLICIES, Record
 from streams.core.rules import Rules, rules_of
-from streams.core.state import OFFSETS_KEY, PARTITION
+from streams.core.state import OFFSETS_KEY, PARTITION, decode_offsets
 from streams.ops import broker
 from streams.ops.exits import CommandError
+from streams.ops.preflight.access import read_identity
 from streams.ops.preflight.context import (
     Acl,
     Acls,
@@ -36,13 +37,14 @@ from streams.ops.preflight.context import (
     State,
     TopicFacts,
 )
+from streams.ops.preflight.mirror import read_mirror
+from streams.ops.preflight.observation import read_files, read_scraping
 from streams.ops.requests import Entry, read_entries
 from streams.ops.snapshot import Snapshot
 from streams.runtime import kafka
-from streams.runtime.partition import decode_offsets
 from streams.runtime.settings import Settings, SettingsError
 from streams.runtime.store import change_of
-from streams.runtime.topics import JOURNAL, REQUESTS, STATE, TopicNames, TopicsError
+from streams.runtime.topics import JOURNAL, OPTIONAL, STATE, TopicNames, TopicsError
 
 # Of inputs, dead letters and journal: enough to see every producer, few enough to read in a moment.
 _RECENT_MAX, _RECENT_MIN_EACH = 2_000, 20
@@ -62,20 +64,42 @@ async def gather(settings: Settings, config: ConfigFile) -> Context:
     """Read everything; what cannot be read is told by its part."""
     rules = rules_of(config)
     machine: Part[Machine] = await _part(asyncio.to_thread(_machine, settings.data_dir))
+    mirror = await _part(read_mirror(settings))
+    files = await _part(asyncio.to_thread(read_files))
+    scraping = await _part(read_scraping())
     cluster = await _part(_cluster(settings))
     if cluster.fault is not None:
         # Each of the others would wait for the same broker in vain.
         gone: Part[Any] = Part(None, NotRead("the broker did not answer", cluster.fault.remedy))
-        return Context(settings, config, rules, _now_ms(), cluster, gone, gone, gone, gone, gone, gone, machine)
+        parts = (cluster, gone, gone, gone, gone, gone, gone, machine, gone, mirror, files, scraping)
+        return Context(settings, config, rules, _now_ms(), *parts)
     topics = await _part(_topics(settings))
-    acls, groups, recent, state, requests = await asyncio.gather(
+    acls, groups, recent, state, requests, identity = await asyncio.gather(
         _part(_acls(settings)),
         _part(_groups(settings, topics)),
         _part(_recent(settings, topics)),
         _part(_state(settings, rules, topics)),
         _part(_requests(settings)),
+        _part(read_identity(settings, cluster)),
     )
-    return Context(settings, config, rules, _now_ms(), cluster, topics, acls, groups, recent, state, requests, machine)
+    return Context(
+        settings,
+        config,
+        rules,
+        _now_ms(),
+        cluster,
+        topics,
+        acls,
+        groups,
+        recent,
+        state,
+        requests,
+        machine,
+        identity,
+        mirror,
+        files,
+        scraping,
+    )
 
 
 async def _part(work: Awaitable[T]) -> Part[T]:
@@ -121,7 +145,7 @@ async def _cluster(settings: Settings) -> Cluster:
 
 async def _topics(settings: Settings) -> Mapping[str, TopicFacts]:
     names = TopicNames.of(settings)
-    ours = {*names.all(), names.physical(REQUESTS)}
+    ours = {*names.all(), *map(names.physical, OPTIONAL)}
     admin = kafka.admin(settings)
     await admin.start()
     try:
@@ -182,11 +206,12 @@ async def _acls(settings: Settings) -> Acls:
 async def _groups(settings: Settings, topics: Part[Mapping[str, TopicFacts]]) -> Groups:
     outputs = {topics.get()[one].name for one in (APPROVED, LOCKED, DEAD_LETTERS) if one in topics.get()}
     ours = settings.topic_prefix + settings.app_id
-    stewards = f"{ours}-steward"
+    stewards, notifiers = f"{ours}-steward", f"{ours}-notify"
     admin = kafka.admin(settings)
     await admin.start()
     try:
-        names = sorted({one[0] for one in await admin.list_consumer_groups()} - {ours, stewards})[:_GROUPS_MAX]
+        others = {one[0] for one in await admin.list_consumer_groups()} - {ours, stewards, notifiers}
+        names = sorted(others)[:_GROUPS_MAX]
         readers = {}
         for name in names:
             offsets = await _when_ready(partial(admin.list_consumer_group_offsets, name))
@@ -195,13 +220,14 @@ async def _groups(settings: Settings, topics: Part[Mapping[str, TopicFacts]]) ->
                 readers[name] = Group("", (), mine)
         workers = _described(await _when_ready(partial(admin.describe_consumer_groups, [ours])))
         steward = _described(await _when_ready(partial(admin.describe_consumer_groups, [stewards])))
+        notifier = _described(await _when_ready(partial(admin.describe_consumer_groups, [notifiers])))
     finally:
         await admin.close()
     places = [place for one in readers.values() for place in one.offsets]
     if not places:
-        return Groups(workers, steward, readers, {})
+        return Groups(workers, steward, notifier, readers, {})
     async with broker.reader(settings) as consumer:
-        return Groups(workers, steward, readers, await broker.ends_of(consumer, places))
+        return Groups(workers, steward, notifier, readers, await broker.ends_of(consumer, places))
 
 
 async def _when_ready(ask: Callable[[], Awaitable[T]]) -> T:

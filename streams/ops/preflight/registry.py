@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 
-from streams.ops.preflight import accounts, cluster, operation, producers, rules
+from streams.ops.preflight import access, accounts, cluster, notifications, observation, operation, producers, rules
+from streams.ops.preflight import mirror as redis_mirror
 from streams.ops.preflight.check import Check
 
 CHECKS: tuple[Check, ...] = (
     *cluster.CHECKS,
+    *access.CHECKS,
     *producers.CHECKS,
     *rules.CHECKS,
     *accounts.CHECKS,
     *operation.CHECKS,
+    *redis_mirror.CHECKS,
+    *notifications.CHECKS,
+    *observation.CHECKS,
 )
 
 

@@ -1,0 +1,28 @@
+"""What can be measured, item by item."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from tests.benchmarks import one_worker, steps
+from tests.benchmarks.figures import Figure
+
+
+class Item(NamedTuple):
+    """One item: ``run(quick)`` measures, ``figures`` reads its results."""
+
+    title: str
+    run: Callable[[bool], dict[str, Any]]
+    figures: Callable[[Mapping[str, Any]], Iterable[Figure]]
+    quick: bool = False
+    """Whether ``--quick`` measures it by default."""
+
+
+ITEMS = {
+    "one-worker": Item(
+        "One worker",
+        lambda quick: one_worker.run(one_worker.QUICK if quick else one_worker.FULL),
+        one_worker.figures,
+        quick=True,
+    ),
+    "step": Item("The pure step", lambda quick: steps.run(2 if quick else steps.ROUNDS), steps.figures),
+}

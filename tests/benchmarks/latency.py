@@ -1,0 +1,187 @@
+"""Item 2: from a record to its read-committed output, beside a bare transactional echo; and a breach amid a burst."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from infra.brokers import KafkaCluster
+from streams.core.records import PNL
+from streams.runtime.kafka import partition_of_key
+from tests.benchmarks.engines import TIDEGATE, Engine, Peer, Tidegate, start
+from tests.benchmarks.figures import Figure, Median, median_of, percentile
+from tests.benchmarks.paced import Breaches, Probe, paced
+from tests.benchmarks.peers.setup import Setup
+from tests.benchmarks.processes import BROKER_CORE, pinned_to
+from tests.benchmarks.stream import Encoded, encoded
+from tests.benchmarks.workload import Event, Workload, account_name
+
+ECHO = Engine("echo", "bare transactional echo", "none: no offsets in its transaction", "none", batches=True)
+ACCOUNTS = 1_000
+PARTITIONS = 4
+RATES = (200, 2_000)
+BREACHES_PER_S = 10
+BURST = 10_000
+SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+_DEADLINE_S = 60.0
+_PROBED, _BURSTING = 0, 1
+_PROBE_GAP_S = 0.02
+_IDLE_PROBE_GAP_S = 0.05
+
+
+class Size(NamedTuple):
+    """How much is measured."""
+
+    seconds: int
+    """At each rate, after ``warm_up_s``."""
+    warm_up_s: int
+    rounds: int
+    idle_probes: int
+    bursts: int
+
+
+FULL = Size(seconds=20, warm_up_s=3, rounds=5, idle_probes=100, bursts=4)
+QUICK = Size(seconds=6, warm_up_s=2, rounds=5, idle_probes=40, bursts=2)
+
+
+def run(size: Size) -> dict[str, Any]:
+    """Tidegate and the echo in turns, ``size.rounds`` times. Latencies in ms, by engine, kind, rate and round."""
+    found: dict[str, list[list[float]]] = {}
+    with pinned_to(BROKER_CORE), KafkaCluster() as cluster:
+        for number in range(size.rounds):
+            for engine in (TIDEGATE, ECHO):
+                for name, values in _measure(engine, cluster.bootstrap, f"{engine.name}-{number}-", size).items():
+                    found.setdefault(f"{engine.name} {name}", []).append(values)
+                    line = ", ".join(f"{label} {percentile(values, share):.1f}" for label, share in SHARES.items())
+                    print(f"round {number + 1}: {engine.title}: {name}: {line} ms (n = {len(values)})", file=sys.stderr)
+    return {"size": size._asdict(), "latencies": {name: _summary(rounds) for name, rounds in found.items()}}
+
+
+def _summary(rounds: list[list[float]]) -> dict[str, Any]:
+    """Percentiles of each round; p99.9 of all rounds together, for one has too few values."""
+    per_round = {label: [percentile(one, SHARES[label]) for one in rounds] for label in ("p50", "p99")}
+    together = [value for one in rounds for value in one]
+    return per_round | {"p99.9": percentile(together, SHARES["p99.9"]), "count": len(together)}
+
+
+def _measure(engine: Engine, bootstrap: str, prefix: str, size: Size) -> dict[str, list[float]]:
+    span_s = size.warm_up_s + size.seconds
+    needed = len(RATES) * span_s * BREACHES_PER_S
+    # Probes of the bursts are all on one partition; their number depends on how long a burst lasts.
+    breaches = Breaches(ACCOUNTS, needed + PARTITIONS * 3 * (size.idle_probes + 100 * size.bursts), PARTITIONS)
+    workload = Workload(ACCOUNTS, fill_delay=5_000)
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory:
+        setup = Setup(bootstrap, prefix, directory, PARTITIONS, ACCOUNTS + len(breaches.names))
+        with start(engine, setup) as running, Probe(setup) as probe:
+            _publish(probe, running, [*workload.first_marks(), *breaches.marks()])
+            for rate in RATES:
+                paced(probe, encoded(workload.events(rate * size.warm_up_s), PARTITIONS), rate, breaches, BREACHES_PER_S)
+                stream = encoded(workload.events(rate * size.seconds), PARTITIONS)
+                signals, locked = paced(probe, stream, rate, breaches, BREACHES_PER_S)
+                check = running.process.check
+                found[f"signal at {rate}/s"] = probe.latencies_ms(signals, _DEADLINE_S, check)
+                found[f"breach at {rate}/s"] = probe.latencies_ms(locked, _DEADLINE_S, check)
+            if engine is TIDEGATE:
+                found["breach, idle"] = _idle(probe, running, breaches, size.idle_probes)
+                found["breach amid a burst"] = [
+                    latency for _ in range(size.bursts) for latency in _burst(probe, running, breaches)
+                ]
+    return found
+
+
+def _publish(probe: Probe, running: Peer | Tidegate, events: list[Event]) -> None:
+    """Publish and wait until all is processed."""
+    for one in encoded(events, PARTITIONS):
+        probe.send(one)
+    probe.flush()
+    deadline = time.monotonic() + _DEADLINE_S
+    while sum(running.positions().values()) < len(events):
+        running.process.check()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the first {len(events)} events were not processed; its log:\n{running.process.log[-3_000:]}")
+        time.sleep(0.02)
+
+
+def _idle(probe: Probe, running: Peer | Tidegate, breaches: Breaches, count: int) -> list[float]:
+    """Breaches of one partition and nothing else."""
+    accounts = []
+    for _ in range(count):
+        one = breaches.next(_PROBED)
+        accounts.append(one.key.decode())
+        probe.send(one, accounts[-1])
+        time.sleep(_IDLE_PROBE_GAP_S)
+    return probe.latencies_ms(accounts, _DEADLINE_S, running.process.check)
+
+
+def _burst(probe: Probe, running: Peer | Tidegate, breaches: Breaches) -> list[float]:
+    """Breaches of one partition while another one works off a burst of updates."""
+    updates = _updates(_BURSTING)
+    before = running.positions().get((PNL, _BURSTING), 0)
+    accounts: list[str] = []
+    next_at = time.perf_counter()
+    for number, one in enumerate(updates):
+        probe.send(one)
+        if number % 500 == 0 and time.perf_counter() >= next_at:
+            next_at = _breach(probe, breaches, accounts)
+    while running.positions().get((PNL, _BURSTING), 0) < before + BURST:
+        running.process.check()
+        if time.perf_counter() >= next_at:
+            next_at = _breach(probe, breaches, accounts)
+        time.sleep(0.001)
+    return probe.latencies_ms(accounts, _DEADLINE_S, running.process.check)
+
+
+def _breach(probe: Probe, breaches: Breaches, accounts: list[str]) -> float:
+    """Send one; when the next is due."""
+    one = breaches.next(_PROBED)
+    accounts.append(one.key.decode())
+    probe.send(one, accounts[-1])
+    return time.perf_counter() + _PROBE_GAP_S
+
+
+def _updates(partition: int) -> list[Encoded]:
+    names = [account_name(number) for number in range(ACCOUNTS)]
+    names = [name for name in names if partition_of_key(name.encode(), PARTITIONS) == partition]
+    base = time.time_ns() // 1_000_000
+    values = (
+        (names[number % len(names)], {"sequence": base + number, "equity": "100010", "marks": {"BTC-USD": "16500"}})
+        for number in range(BURST)
+    )
+    return encoded([Event(PNL, name, {"account_id": name, **value}) for name, value in values], PARTITIONS)
+
+
+class Row(NamedTuple):
+    """One line of the table: medians of the rounds' percentiles, p99.9 of all rounds together."""
+
+    name: str
+    count: int
+    p50: Median
+    p99: Median
+    p999: float
+
+
+def rows(results: Mapping[str, Any]) -> list[Row]:
+    """The table's lines."""
+    return [
+        Row(name, one["count"], median_of(one["p50"]), median_of(one["p99"]), one["p99.9"])
+        for name, one in results["latencies"].items()
+    ]
+
+
+def figures(results: Mapping[str, Any]) -> list[Figure]:
+    """The item's figures, with the goals that they are held against."""
+    by_name = {row.name: row for row in rows(results)}
+    found: list[Figure] = []
+    for rate in RATES:
+        for kind in ("signal", "breach"):
+            ours, echo = by_name[f"tidegate {kind} at {rate}/s"], by_name[f"echo {kind} at {rate}/s"]
+            name = f"latency_{kind}_{rate}"
+            found.append(Figure(f"{name}_p50", ours.p50.value, "ms", "echo", ours.p50.value / echo.p50.value))
+            found.append(Figure(f"{name}_p99", ours.p99.value, "ms", "echo", ours.p99.value / echo.p99.value, "<= 1.5"))
+            found.append(Figure(f"{name}_p99.9", ours.p999, "ms", "echo", ours.p999 / echo.p999))
+    idle, burst = by_name["tidegate breach, idle"], by_name["tidegate breach amid a burst"]
+    ratio = burst.p99.value / idle.p99.value
+    found.append(Figure("latency_breach_amid_burst_p99", burst.p99.value, "ms", "idle", ratio, "<= 1.5"))
+    return found
