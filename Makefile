@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
+BENCH_VENV := .venv-bench
 SOURCES := streams schemas infra tests
 
 .DEFAULT_GOAL := help
@@ -37,8 +38,15 @@ format: setup ## Rewrite the sources in the project's style
 demo: setup ## Run the whole loop through Kafka on the market data of December 2017
 	@$(BIN)/python -m streams.demo $(DEMO_ARGS)
 
-bench: setup ## Print the benchmark's figures, one JSON line each
-	@$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+bench: $(BENCH_VENV)/.ready ## Measure Tidegate beside its peers (QUICK=1: under 10 minutes; ITEMS=…)
+	@$(BENCH_VENV)/bin/python -m tests.benchmarks $(ITEMS) $(if $(QUICK),--quick)
+
+# An environment of its own: one of the peers is bound to another version of a package that Tidegate uses.
+$(BENCH_VENV)/.ready: pyproject.toml
+	@echo "bench: $(BENCH_VENV) and its packages"
+	@test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
 
 chaos: setup ## Kill, stop, cut and wipe for a quarter of an hour, then judge (SEED=n FAULTS=n EVENTS=n)
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) \
@@ -51,5 +59,5 @@ broker: setup ## Run a throw-away broker until Ctrl-C
 	@$(BIN)/python -m infra.brokers
 
 clean: ## Remove what the other commands made in this checkout
-	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(BENCH_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find $(SOURCES) -type d -name __pycache__ -prune -exec rm -rf {} +

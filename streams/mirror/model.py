@@ -60,6 +60,11 @@ class Progress(NamedTuple):
     position: int
     end: int
 
+    @property
+    def topic(self) -> str:
+        """The place's topic, by its logical name."""
+        return self.place.rpartition("/")[0]
+
 
 def connect(settings: MirrorSettings) -> Redis:
     """A client that fails within the timeout. It retries nothing itself: who calls knows whether that is safe."""

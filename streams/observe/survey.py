@@ -12,7 +12,8 @@ loop, and no slice waits for anything. A fault in here is logged and costs figur
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _INTERVAL_S = 1.0
 _SLICE = 10
+_ADDED_AT_ONCE = 200
 _REST_PER_WORK = 99
 _SIZE_INTERVAL_S = 15.0
 
@@ -38,6 +40,33 @@ class Owned(Protocol):
 
     def account(self, account_id: str) -> Account | None:
         """As of the last commit."""
+
+
+class Totals:
+    """Figures of many accounts together, by labels."""
+
+    def __init__(self) -> None:
+        self.states: Counter[tuple[str, ...]] = Counter()
+        """By profile and trading state."""
+        self.feeds: Counter[tuple[str, ...]] = Counter()
+        """By profile and how the P&L stands."""
+        self.locks: Counter[tuple[str, ...]] = Counter()
+        """By reason."""
+        self.positions: Counter[tuple[str, ...]] = Counter()
+        self.orders: Counter[tuple[str, ...]] = Counter()
+        """By profile."""
+        self.drawdowns: dict[tuple[str, ...], float] = {}
+        """The highest by profile and limit."""
+
+    def add(self, one: Figures, feed: str) -> None:
+        self.states[one.profile, one.state] += 1
+        self.feeds[one.profile, feed] += 1
+        self.positions[one.profile,] += one.positions
+        self.orders[one.profile,] += one.orders
+        for reason in one.locks:
+            self.locks[reason,] += 1
+        for limit, ratio in one.drawdowns:
+            self.drawdowns[one.profile, limit] = max(self.drawdowns.get((one.profile, limit), 0.0), ratio)
 
 
 class Survey(Service):
@@ -56,15 +85,18 @@ class Survey(Service):
         self._owned = owned
         self._rules = rules
         self._state_dir = state_dir
+        self._home = {account_id: partition_of(account_id) for account_id in rules().accounts}
         self._by_partition: dict[int, list[str]] = {}
-        for account_id in rules().accounts:
-            self._by_partition.setdefault(partition_of(account_id), []).append(account_id)
+        for account_id, number in self._home.items():
+            self._by_partition.setdefault(number, []).append(account_id)
         self._seen: dict[int, Owned] = {}
         self._judged_by: Rules | None = None
         self._pending: dict[int, dict[str, Account | None]] = {}
         self._measured_s = float("-inf")
         self.figures: dict[int, dict[str, Figures]] = {}
         """By partition and account; a partition that is handed on is gone at the next look."""
+        self.totals = Totals()
+        """Of all accounts, as of the last round."""
         self.state_bytes: dict[int, int] = {}
 
     @property
@@ -72,12 +104,19 @@ class Survey(Service):
         """Accounts whose figures are older than their state."""
         return sum(map(len, self._pending.values()))
 
-    def each(self) -> Iterator[tuple[str, Figures]]:
-        """All accounts that were looked at and are still owned."""
+    @property
+    def count(self) -> int:
+        """Accounts that were looked at and are still owned."""
         owned = self._owned()
-        for number, figures in self.figures.items():
-            if number in owned:
-                yield from figures.items()
+        return sum(len(figures) for number, figures in self.figures.items() if number in owned)
+
+    def of(self, account_ids: Iterable[str]) -> Iterator[tuple[str, Figures]]:
+        """Those of these accounts that were looked at and are still owned."""
+        owned = self._owned()
+        for account_id in account_ids:
+            number = self._home[account_id]
+            if number in owned and account_id in self.figures.get(number, ()):
+                yield account_id, self.figures[number][account_id]
 
     @Service.task
     async def _rounds(self) -> None:
@@ -89,13 +128,14 @@ class Survey(Service):
             await self.sleep(_INTERVAL_S)
 
     async def go_round(self) -> None:
-        """Look at everything that changed."""
+        """Look at everything that changed, and add up what there is."""
         while True:
             started = time.perf_counter()
             self._note_changes()
             if not self._look_at_some():
                 break
             await asyncio.sleep((time.perf_counter() - started) * _REST_PER_WORK)
+        await self._add_up()
         self._measure()
 
     def _note_changes(self) -> None:
@@ -124,6 +164,17 @@ class Survey(Service):
                 figures[account_id] = figures_of(account_id, account, rules)
                 left -= 1
         return left < _SLICE
+
+    async def _add_up(self) -> None:
+        totals, rules, now_ms = Totals(), self._rules(), time.time_ns() // 1_000_000
+        everything = [one for figures in self.figures.values() for one in figures.values()]
+        for begin in range(0, len(everything), _ADDED_AT_ONCE):
+            started = time.perf_counter()
+            for one in everything[begin : begin + _ADDED_AT_ONCE]:
+                totals.add(one, one.feed(now_ms, rules))
+            if begin + _ADDED_AT_ONCE < len(everything):
+                await asyncio.sleep((time.perf_counter() - started) * _REST_PER_WORK)
+        self.totals = totals
 
     def _measure(self) -> None:
         """Disk space by partition; a walk over some dozen files each, so not at every round."""

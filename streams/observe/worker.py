@@ -1,7 +1,7 @@
 """A worker's samples: what it counted, where its partitions stand, and the accounts that it owns."""
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol, get_args
 
@@ -63,7 +63,7 @@ class Observer:
         self._count = 0
         self._open: dict[int, Owned] = {}
         # By the configuration of all accounts, so that a hand-over changes nobody's place.
-        self._shown = frozenset(sorted(rules().accounts)[: settings.metrics_accounts])
+        self._shown = sorted(rules().accounts)[: settings.metrics_accounts]
         self.exposition = exposition("worker", self.samples)
 
     def opened(self, number: int, partition: Owned) -> None:
@@ -173,39 +173,24 @@ class Observer:
     # -- accounts
 
     def _accounts(self, survey: Survey) -> Iterator[Sample]:
-        rules, now_ms = self._rules(), _now_ms()
-        states: Counter[tuple[str, ...]] = Counter()
-        feeds: Counter[tuple[str, ...]] = Counter()
-        locks: Counter[tuple[str, ...]] = Counter()
-        positions: Counter[tuple[str, ...]] = Counter()
-        orders: Counter[tuple[str, ...]] = Counter()
-        drawdowns: defaultdict[tuple[str, ...], float] = defaultdict(float)
-        unlabelled = 0
-        for account_id, one in survey.each():
-            states[one.profile, one.state] += 1
-            feeds[one.profile, one.feed(now_ms, rules)] += 1
-            positions[one.profile,] += one.positions
-            orders[one.profile,] += one.orders
-            for reason in one.locks:
-                locks[reason,] += 1
-            for limit, ratio in one.drawdowns:
-                drawdowns[one.profile, limit] = max(drawdowns[one.profile, limit], ratio)
-            if account_id in self._shown:
-                yield from _named(account_id, one)
-            else:
-                unlabelled += 1
-        yield Sample(families.UNLABELLED, unlabelled)
-        yield Sample(families.SURVEY_PENDING, survey.pending)
-        for family, counts in (
-            (families.ACCOUNTS, states),
-            (families.PNL_FEEDS, feeds),
-            (families.LOCKED_ACCOUNTS, locks),
-            (families.OPEN_POSITIONS, positions),
-            (families.OPEN_ORDERS, orders),
-            (families.DRAWDOWN_MAX, drawdowns),
-        ):
-            for labels, value in counts.items():
+        totals = survey.totals
+        by_labels: tuple[tuple[Family, Mapping[tuple[str, ...], float]], ...] = (
+            (families.ACCOUNTS, totals.states),
+            (families.PNL_FEEDS, totals.feeds),
+            (families.LOCKED_ACCOUNTS, totals.locks),
+            (families.OPEN_POSITIONS, totals.positions),
+            (families.OPEN_ORDERS, totals.orders),
+            (families.DRAWDOWN_MAX, totals.drawdowns),
+        )
+        for family, values in by_labels:
+            for labels, value in values.items():
                 yield Sample(family, value, labels)
+        named = 0
+        for account_id, one in survey.of(self._shown):
+            named += 1
+            yield from _named(account_id, one)
+        yield Sample(families.UNLABELLED, survey.count - named)
+        yield Sample(families.SURVEY_PENDING, survey.pending)
 
 
 def _named(account_id: str, one: Figures) -> Iterator[Sample]:

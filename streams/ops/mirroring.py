@@ -98,7 +98,7 @@ def status(
     prefix: Prefix = None,
     app_id: AppId = None,
 ) -> None:
-    """Show how fresh the model is, and how far behind the topics each part of it.
+    """Show how fresh the model is, and how far behind the topics.
 
     Read from Redis alone, so it works while Kafka is down. Fresh: all that was committed by then is in Redis.
     Status 1: a last look would not trust the model; the message says why.
@@ -113,7 +113,7 @@ def status(
         _show(found, redis)
     if faults := found.faults():
         raise CommandError(
-            f"{redis.address}, prefix {redis.prefix}: {'; '.join(faults)}",
+            f"{redis.address}, prefix {redis.prefix!r}: {'; '.join(faults)}",
             ExitStatus.REFUSED,
             "is `tidegate mirror` running? Its log says what it waits for",
         )
@@ -140,7 +140,7 @@ def rebuild(
     configure_logging(log_level, log_style)
     began_s = time.monotonic()
     records = _asking(_rebuild(settings, redis, rules), redis)
-    say(f"{redis.address}, prefix {redis.prefix}: whole after {time.monotonic() - began_s:.1f} s, {records} records")
+    say(f"{redis.address}, prefix {redis.prefix!r}: whole after {time.monotonic() - began_s:.1f} s, {records} records")
 
 
 def _connect(
@@ -189,21 +189,23 @@ async def _rebuild(settings: Settings, redis: "MirrorSettings", rules: Rules) ->
 
 def _show(found: "Status", redis: "MirrorSettings") -> None:
     if found.phase is None:
-        note(f"{redis.address} holds no model under the prefix {redis.prefix}")
+        note(f"{redis.address} holds no model under the prefix {redis.prefix!r}")
         return
     behind = "–" if found.behind_records is None else found.behind_records
     say(
-        f"{redis.address}  prefix {redis.prefix}  {found.phase}, generation {found.generation} by {found.writer}",
+        f"{redis.address}  prefix {redis.prefix!r}  {found.phase}, generation {found.generation} by {found.writer}",
         f"fresh {_age(found.fresh_age_ms)}, heartbeat {_age(found.heartbeat_age_ms)}, {behind} records behind, "
         f"policy version {found.policy_version}, {found.accounts} accounts, {found.locked} locked",
         "",
     )
     table = plain_table()
-    table.add_column("Place", no_wrap=True)
-    for heading in ("Mirrored to", "End"):
+    table.add_column("Topic", no_wrap=True)
+    for heading in ("Partitions", "End offsets, sum", "Behind"):
         table.add_column(heading, justify="right")
-    for place in found.places:
-        table.add_row(place.place, str(place.position), str(place.end))
+    for topic in dict.fromkeys(place.topic for place in found.places):
+        places = [place for place in found.places if place.topic == topic]
+        behind_here = sum(max(0, place.end - place.position) for place in places)
+        table.add_row(topic, str(len(places)), str(sum(place.end for place in places)), str(behind_here))
     stdout().print(table)
 
 

@@ -1,9 +1,10 @@
-"""Faust apps whose agents read committed records, for processes beside the gate (steward, mirror, notifier).
+"""Faust apps whose agents read committed records, for processes beside the gate (steward, notifier).
 
 Faust's own consumer reads uncommitted records too, unless its tables and producers run ``exactly_once``: an agent
 would see decisions and locks of transactions that never happened. Here Faust's transport makes the same consumer as
 the rest of Tidegate does, with its TLS, SASL and ``read_committed``. Agents commit by Faust's timer, at least once:
-whatever they do must bear repeating. Nothing is kept on disk, no topic is declared, no web server runs.
+whatever they do must bear repeating. Nothing is kept on disk, no topic is declared, no web server runs. The mirror's
+app is made here too, without a consumer: its agent is fed by a reader of its own.
 
 What could break it: another line of Faust releases that makes its consumer elsewhere than in
 ``_create_worker_consumer``; ``tests/integration/test_committed.py`` would then see the uncommitted records.

@@ -21,7 +21,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from streams.core.fold import Batch, Commit, View
-from streams.core.records import SIGNALS, Output, Record
+from streams.core.records import Output, Record
 from streams.core.rules import Rules
 from streams.core.state import DECISIONS, OFFSETS_KEY, PARTITION, Account, Change, Remembered, decode_offsets
 from streams.runtime.log import Log
@@ -179,12 +179,11 @@ class Partition:
 
     def _forgotten(self, batch: Batch, rules: Rules, commit: Commit) -> list[Change]:
         """Tombstones for ids that no record can be a repeat of any more."""
-        now_ms = batch.wall_ms
         if rules.clock == "record":
-            # There time is what the records say: the wall clock would forget a replayed past at once. Signals are read
-            # last, so only they tell how far it has come for all: pnl may be a day ahead of a signal and its repeat.
-            now_ms = min((record.timestamp_ms for record in batch.records.get(SIGNALS, ())), default=0)
-        due = self._store.due(now_ms - self._limits.forget_slack_ms, self._limits.forget_max_per_batch)
+            # There time is what the records say, and one that is far ahead would forget what others may still repeat.
+            # Replays and demos end before that costs anything.
+            return []
+        due = self._store.due(batch.wall_ms - self._limits.forget_slack_ms, self._limits.forget_max_per_batch)
         renewed = {change.key for change in commit.changes if change.table == DECISIONS} if due else set()
         forgotten = [Change(DECISIONS, key, None) for key, _ in due if key not in renewed]
         self._metrics.forgotten_ids += len(forgotten)

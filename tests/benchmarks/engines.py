@@ -3,7 +3,7 @@
 import asyncio
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -11,18 +11,15 @@ from typing import Any, NamedTuple, Self
 import orjson
 from confluent_kafka import Consumer, TopicPartition
 
-from streams.core.fold import Batch, Commit, View, fold
+from streams.core.fold import fold
 from streams.core.records import OUTPUTS
-from streams.core.rules import Rules
 from streams.runtime.settings import Settings
-from streams.runtime.topics import JOURNAL, TopicNames, create_topics
+from streams.runtime.topics import JOURNAL, STATE, TopicNames, create_topics
 from tests.benchmarks import java, reduced
+from tests.benchmarks.memory import Fold
 from tests.benchmarks.peers.setup import Setup
 from tests.benchmarks.processes import Measured
 from tests.benchmarks.workload import configuration, toml_of
-
-
-Fold = Callable[[Batch, View, Rules, Callable[[str], int]], Commit]
 
 
 class Engine(NamedTuple):
@@ -53,10 +50,20 @@ PEERS = (
     Engine("librdkafka_loop", "(e) bare librdkafka loop", "none", "dict, lost with the process", batches=True),
 )
 TIDEGATE_REDUCED = Engine(
-    "tidegate_reduced", "Tidegate, reduced rules", "exactly once", "RocksDB + changelog", batches=True, fold=reduced.fold
+    "tidegate_reduced",
+    "Tidegate, reduced rules",
+    "exactly once",
+    "RocksDB + changelog",
+    batches=True,
+    fold=reduced.fold,
 )
 KAFKA_STREAMS = Engine(
-    "kafka_streams", "(f) Kafka Streams, reduced rules", "exactly once", "RocksDB + changelog", batches=False, fold=reduced.fold
+    "kafka_streams",
+    "(f) Kafka Streams, reduced rules",
+    "exactly once",
+    "RocksDB + changelog",
+    batches=False,
+    fold=reduced.fold,
 )
 
 
@@ -124,16 +131,7 @@ class Journal:
 
     def __init__(self, settings: Settings, partitions: int) -> None:
         topic = TopicNames.of(settings).physical(JOURNAL)
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": settings.bootstrap,
-                "group.id": "unused",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-                "fetch.wait.max.ms": 5,
-            }
-        )
+        self._consumer = Consumer(reading_all(settings.bootstrap) | {"fetch.wait.max.ms": 5})
         self._consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
         self._positions: dict[tuple[str, int], int] = {}
 
@@ -185,16 +183,10 @@ class Outputs:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": setup.bootstrap,
-                "group.id": "unused",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-            }
-        )
-        places = [TopicPartition(setup.topic(topic), number, 0) for topic in OUTPUTS for number in range(setup.partitions)]
+        self._consumer = Consumer(reading_all(setup.bootstrap))
+        places = [
+            TopicPartition(setup.topic(topic), number, 0) for topic in OUTPUTS for number in range(setup.partitions)
+        ]
         self._consumer.assign(places)
         self._ids: dict[str, list[str]] = {topic: [] for topic in OUTPUTS}
 
@@ -210,3 +202,34 @@ class Outputs:
 
     def close(self) -> None:
         self._consumer.close()
+
+
+def written_bytes(settings: Settings, partitions: int) -> dict[str, int]:
+    """Bytes of keys and values that a gate has written so far: its outputs, changelog and journal."""
+    names = TopicNames.of(settings)
+    kinds = {names.physical(topic): "outputs" for topic in OUTPUTS}
+    kinds |= {names.physical(STATE): "changelog", names.physical(JOURNAL): "journal"}
+    consumer = Consumer(reading_all(settings.bootstrap) | {"enable.partition.eof": True})
+    places = [TopicPartition(topic, number, 0) for topic in kinds for number in range(partitions)]
+    consumer.assign(places)
+    sizes = dict.fromkeys(kinds.values(), 0)
+    ended = 0
+    while ended < len(places):
+        for message in consumer.consume(10_000, 0.2):
+            if message.error():
+                ended += 1
+            else:
+                sizes[kinds[message.topic()]] += len(message.value() or b"") + len(message.key() or b"")
+    consumer.close()
+    return sizes
+
+
+def reading_all(bootstrap: str) -> dict[str, Any]:
+    """Options of a consumer that is told what to read, from the beginning and read committed."""
+    return {
+        "bootstrap.servers": bootstrap,
+        "group.id": "unused",
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+    }

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from tests.benchmarks import one_worker, steps
+from tests.benchmarks import latency, one_worker, scale, state, steps
 from tests.benchmarks.figures import Figure
 
 
@@ -24,5 +24,13 @@ ITEMS = {
         one_worker.figures,
         quick=True,
     ),
+    "latency": Item(
+        "Latency",
+        lambda quick: latency.run(latency.QUICK if quick else latency.FULL),
+        latency.figures,
+        quick=True,
+    ),
+    "state": Item("State", lambda quick: state.run(state.QUICK if quick else state.FULL), state.figures),
+    "scale": Item("Scale out", lambda quick: scale.run(scale.QUICK if quick else scale.FULL), scale.figures),
     "step": Item("The pure step", lambda quick: steps.run(2 if quick else steps.ROUNDS), steps.figures),
 }

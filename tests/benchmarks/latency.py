@@ -77,7 +77,9 @@ def _measure(engine: Engine, bootstrap: str, prefix: str, size: Size) -> dict[st
         with start(engine, setup) as running, Probe(setup) as probe:
             _publish(probe, running, [*workload.first_marks(), *breaches.marks()])
             for rate in RATES:
-                paced(probe, encoded(workload.events(rate * size.warm_up_s), PARTITIONS), rate, breaches, BREACHES_PER_S)
+                paced(
+                    probe, encoded(workload.events(rate * size.warm_up_s), PARTITIONS), rate, breaches, BREACHES_PER_S
+                )
                 stream = encoded(workload.events(rate * size.seconds), PARTITIONS)
                 signals, locked = paced(probe, stream, rate, breaches, BREACHES_PER_S)
                 check = running.process.check
@@ -100,7 +102,9 @@ def _publish(probe: Probe, running: Peer | Tidegate, events: list[Event]) -> Non
     while sum(running.positions().values()) < len(events):
         running.process.check()
         if time.monotonic() > deadline:
-            raise TimeoutError(f"the first {len(events)} events were not processed; its log:\n{running.process.log[-3_000:]}")
+            raise TimeoutError(
+                f"the first {len(events)} events were not processed; its log:\n{running.process.log[-3_000:]}"
+            )
         time.sleep(0.02)
 
 
@@ -156,7 +160,7 @@ class Row(NamedTuple):
     """One line of the table: medians of the rounds' percentiles, p99.9 of all rounds together."""
 
     name: str
-    count: int
+    samples: int
     p50: Median
     p99: Median
     p999: float

@@ -1,9 +1,15 @@
-"""State in a dict, as the practical limit has it."""
+"""State in a dict, as the practical limit has it, and folds of whole streams on it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from streams.core.fold import Commit
+from streams.config import parse_config
+from streams.core.fold import Batch, Commit, View
+from streams.core.rules import Rules, rules_of
 from streams.core.state import DECISIONS, Account, Remembered, decode_remembered
+from tests.benchmarks.workload import configuration
+
+Fold = Callable[[Batch, View, Rules, Callable[[str], int]], Commit]
+"""``streams.core.fold.fold``, or what stands in for it."""
 
 
 class MemoryView:
@@ -30,3 +36,21 @@ class MemoryView:
         for change in commit.changes:
             if change.table == DECISIONS and change.value is not None:
                 self._ids[change.key] = change.value
+
+
+def rules_for(accounts: int) -> Rules:
+    """The rules that the workload trades under."""
+    return rules_of(parse_config(configuration(accounts), {}))
+
+
+def fold_all(
+    folding: Fold,
+    prepared: Iterable[Batch],
+    views: Mapping[int, MemoryView],
+    rules: Rules,
+    owner: Callable[[str], int],
+) -> None:
+    """Fold batch after batch, each on the state of its partition."""
+    for batch in prepared:
+        view = views[batch.partition]
+        view.apply(folding(batch, view, rules, owner))

@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 import orjson
 
 from infra.brokers import KafkaCluster
-from streams.config import parse_config
-from streams.core.rules import rules_of
 from tests.benchmarks.engines import (
     KAFKA_STREAMS,
     PEERS,
@@ -33,12 +31,12 @@ from tests.benchmarks.engines import (
     start,
 )
 from tests.benchmarks.figures import Figure, Median, median_of
-from tests.benchmarks.memory import MemoryView
+from tests.benchmarks.memory import MemoryView, rules_for
 from tests.benchmarks.peers.setup import Setup
 from tests.benchmarks.processes import BROKER_CORE, directory_bytes, pinned_to
 from tests.benchmarks.steps import batched_us, one_by_one_us
 from tests.benchmarks.stream import AHEAD, FILL_DELAY, Encoded, Feed, batches, encoded
-from tests.benchmarks.workload import Workload, configuration
+from tests.benchmarks.workload import Workload
 
 ACCOUNTS = 1_000
 PARTITIONS = 4
@@ -70,7 +68,7 @@ class Run(NamedTuple):
 
 
 def stream_of(size: Size) -> list[Encoded]:
-    """First an equity mark for each account; after the measured span a backlog's worth, so that it ends amid the flow."""
+    """First an equity mark for each account; last a backlog's worth, so that the measured span ends amid the flow."""
     workload = Workload(ACCOUNTS, fill_delay=FILL_DELAY)
     events = [*workload.first_marks(), *workload.events(size.warm_up + size.events + AHEAD)]
     return encoded(events, PARTITIONS)
@@ -78,7 +76,7 @@ def stream_of(size: Size) -> list[Encoded]:
 
 def expected(stream: list[Encoded], engine: Engine) -> Decisions:
     """The decisions of a fold of the stream in its own order."""
-    view, rules = MemoryView(), rules_of(parse_config(configuration(ACCOUNTS), {}))
+    view, rules = MemoryView(), rules_for(ACCOUNTS)
     ids: dict[str, list[str]] = {"approved-orders": [], "rejected-signals": []}
     counts: dict[str, int] = {}
     for batch in batches(stream, 1):
@@ -157,7 +155,10 @@ def run(size: Size) -> dict[str, Any]:
                 step_us = spent.get(_step_of(engine))
                 one = one._replace(own_us=None if step_us is None else one.cpu_us - step_us)
                 runs[engine.name].append(one)
-                print(f"round {number + 1}: {engine.title}: {one.cpu_us:.1f} µs CPU, {one.wall_us:.1f} µs", file=sys.stderr)
+                print(
+                    f"round {number + 1}: {engine.title}: {one.cpu_us:.1f} µs CPU, {one.wall_us:.1f} µs",
+                    file=sys.stderr,
+                )
     return {
         "size": size._asdict(),
         "steps": steps,
@@ -230,13 +231,17 @@ def figures(results: Mapping[str, Any]) -> list[Figure]:
         for name, least in _GOALS.items():
             if name in values:
                 ratio = values[name].value / ours
-                found.append(Figure(f"one_worker_{kind}_{name}", values[name].value, unit, "tidegate", ratio, f">= {least:g}"))
+                found.append(
+                    Figure(f"one_worker_{kind}_{name}", values[name].value, unit, "tidegate", ratio, f">= {least:g}")
+                )
         bare = {name: values[name].value for name in _BARE if name in values}
         for name, value in bare.items():
             found.append(Figure(f"one_worker_{kind}_{name}", value, unit, "tidegate", value / ours))
         if bare:
             best = min(bare, key=lambda name: bare[name])
-            found.append(Figure(f"one_worker_{kind}_over_bare", ours, unit, best, ours / bare[best], f"<= {_LIMIT_OVER_BARE:g}"))
+            found.append(
+                Figure(f"one_worker_{kind}_over_bare", ours, unit, best, ours / bare[best], f"<= {_LIMIT_OVER_BARE:g}")
+            )
         if KAFKA_STREAMS.name in values:
             reduced = values[TIDEGATE_REDUCED.name].value
             found.append(Figure(f"one_worker_{kind}_tidegate_reduced", reduced, unit))

@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from streams.core.records import OUTPUTS, PNL
 from streams.runtime.kafka import partition_of_key
+from tests.benchmarks.engines import reading_all
 from tests.benchmarks.peers.setup import Setup
 from tests.benchmarks.stream import Encoded, encoded
 from tests.benchmarks.workload import Event, account_name
@@ -59,16 +60,10 @@ class Probe:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._producer = Producer({"bootstrap.servers": setup.bootstrap, "linger.ms": 0, "acks": 1})
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": setup.bootstrap,
-                "group.id": "unused",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-            }
-        )
-        places = [TopicPartition(setup.topic(topic), number, 0) for topic in OUTPUTS for number in range(setup.partitions)]
+        self._consumer = Consumer(reading_all(setup.bootstrap))
+        places = [
+            TopicPartition(setup.topic(topic), number, 0) for topic in OUTPUTS for number in range(setup.partitions)
+        ]
         self._consumer.assign(places)
         self._sent: dict[str, float] = {}
         self._received: dict[str, float] = {}
@@ -126,7 +121,7 @@ class Probe:
 def paced(
     probe: Probe, stream: Sequence[Encoded], rate: int, breaches: Breaches, breaches_per_s: int
 ) -> tuple[list[str], list[str]]:
-    """Publish the stream at ``rate`` events/s with breaches in between; the probes: signals, and accounts that breach."""
+    """Publish the stream at ``rate`` events/s with breaches in between; signals and accounts that breach."""
     signals, locked = [], []
     began = time.perf_counter()
     due = heapq.merge(

@@ -2,16 +2,22 @@
 
 from typing import Any
 
-from tests.benchmarks import one_worker, report, steps
+from tests.benchmarks import latency, one_worker, report, scale, sizing, state, steps
+from tests.benchmarks.engines import TIDEGATE, TIDEGATE_REDUCED
+from tests.benchmarks.figures import median_of
 from tests.benchmarks.items import ITEMS
 
 _HEAD = """# Benchmark results
 
-Written by `make bench` (`python -m tests.benchmarks`); do not edit. Every figure is measured beside what it is compared with, in one run on one real Kafka
-broker: same topics and events, and in every Python engine the same pure step. Broker and load are pinned to one core, the engine to the other. Medians,
-with the spread (lowest–highest) in brackets. CPU is user and system time of the engine's process. What an item says about its conditions holds for it alone.
+Written by `make bench` (`python -m tests.benchmarks`); do not edit.
 
-To reproduce: `make bench` (all items, about an hour), `make bench QUICK=1` (items 1 and 2, under ten minutes), or one item: `make bench ITEMS=state`.
+Every figure is measured beside what it is compared with, in one run on one real Kafka broker: same topics and events,
+and in every Python engine the same pure step, so that what differs is the engine and its guarantee. Broker and load
+are pinned to one core, the engine to the other. Medians, with the spread (lowest–highest) in brackets. CPU is user and
+system time of the engine's process. Each section says when and under which conditions it was measured.
+
+To reproduce: `make bench` (everything, about an hour), `make bench QUICK=1` (one worker and latency at small sizes,
+under ten minutes), or one item: `make bench ITEMS=state`.
 """
 
 
@@ -31,24 +37,24 @@ def write() -> None:
 
 
 def _goals(name: str, results: dict[str, Any]) -> str:
-    held = [figure for figure in ITEMS[name].figures(results) if figure.goal is not None]
-    if not held:
-        return ""
     lines = [
-        (f.figure, f"{f.value:.4g} {f.unit}", f.against or "", f"{f.ratio:.2f}", f.goal or "", "yes" if f.met else "**no**")
-        for f in held
-        if f.ratio is not None
+        (one.figure, f"{one.value:.4g} {one.unit}", one.against, f"{one.ratio:.2f}", one.goal, _answer(one.met))
+        for one in ITEMS[name].figures(results)
+        if one.goal is not None and one.ratio is not None
     ]
-    return report.table(("figure", "value", "against", "ratio", "goal", "met"), lines) + "\n"
+    return report.table(("figure", "value", "against", "ratio", "goal", "met"), lines) + "\n" if lines else ""
+
+
+def _answer(met: bool | None) -> str:
+    return "yes" if met else "**no**"
 
 
 def _one_worker(results: dict[str, Any]) -> str:
-    size = results["size"]
-    rows = one_worker.rows(results)
-    ours = {row.engine.name: row for row in rows}
+    size, decisions = results["size"], results["decisions"]
+    by_name = {row.engine.name: row for row in one_worker.rows(results)}
     lines = []
-    for row in rows:
-        base = ours["tidegate_reduced" if row.engine.fold is one_worker.TIDEGATE_REDUCED.fold else "tidegate"]
+    for row in by_name.values():
+        base = by_name[(TIDEGATE_REDUCED if row.engine.fold is TIDEGATE_REDUCED.fold else TIDEGATE).name]
         lines.append(
             (
                 row.engine.title,
@@ -62,31 +68,90 @@ def _one_worker(results: dict[str, Any]) -> str:
                 f"{row.resident_mb:.0f}",
             )
         )
-    header = ("engine", "guarantee", "state", "CPU µs/event", "own µs", "CPU × Tidegate", "wall µs/event", "events/s", "MB")
-    step = {name: f"{one_worker.median_of(values).value:.1f}" for name, values in results["steps"].items()}
+    figures = ("CPU µs/event", "own µs", "CPU × Tidegate", "wall µs/event", "events/s", "MB")
+    step = {name: f"{median_of(values).value:.1f}" for name, values in results["steps"].items()}
     return (
-        f"{one_worker.ACCOUNTS:,} accounts, {one_worker.PARTITIONS} partitions, 80 % pnl, 15 % signals, 5 % fills; {size['events']:,} events measured after "
-        f"{size['warm_up']:,}, {size['rounds']} interleaved rounds. In every run the engine's decisions were those of a fold without a broker "
-        f"({results['decisions']['approved-orders']:,} approvals, {results['decisions']['rejected-signals']:,} rejections).\n\n"
-        f"{report.table(header, lines)}\n\n"
-        f"*Own* is the total without the pure step, measured alone in the same rounds on the same core: {step['batched']} µs an event in batches of 500, "
-        f"{step['one_by_one']} one by one, {step['reduced']} under the reduced rules. The reduced rules are in `reduced.py`; they are compared among themselves. "
-        "Reading state back is the engine's own cost: Tidegate, (b), (d) and (e) hold live accounts, (a) and (c) decode what their tables hand out.\n"
+        f"{one_worker.ACCOUNTS:,} accounts, {one_worker.PARTITIONS} partitions, 80 % pnl, 15 % signals, 5 % fills; "
+        f"{size['events']:,} events measured after {size['warm_up']:,}, {size['rounds']} interleaved rounds. In every "
+        f"run the engine's decisions were those of a fold without a broker ({decisions['approved-orders']:,} "
+        f"approvals, {decisions['rejected-signals']:,} rejections under the full rules), or the run would not count."
+        f"\n\n{report.table(('engine', 'guarantee', 'state', *figures), lines)}\n\n"
+        "*Own* is the total without the pure step, measured alone in the same rounds on the same core: "
+        f"{step['batched']} µs an event in batches of 500, {step['one_by_one']} one by one, {step['reduced']} under "
+        "the reduced rules. Reading state back is the engine's own: Tidegate, (b), (d) and (e) hold live accounts, "
+        "(a) and (c) decode what their tables hand out. The last two lines run the reduced rules (`reduced.py`) and "
+        "are compared with each other.\n"
+    )
+
+
+def _latency(results: dict[str, Any]) -> str:
+    size = results["size"]
+    lines = [(row.name, row.samples, row.p50, row.p99, f"{row.p999:.1f}") for row in latency.rows(results)]
+    return (
+        "From the call that publishes a record to the read-committed receipt of its output, in ms: a signal to its "
+        f"decision, a breaching `pnl` to `account-locked`. {latency.ACCOUNTS:,} accounts, {latency.PARTITIONS} "
+        f"partitions, {size['seconds']} s at each rate, {size['rounds']} rounds in turns with a bare transactional "
+        "echo (consume, produce, commit; no state, no offsets in the transaction) on the same clients. p50 and p99 "
+        "are medians of the rounds, p99.9 is of all rounds together. *Idle*: breaches of one partition, no other "
+        f"load. *Amid a burst*: the same while another partition works off {latency.BURST:,} updates.\n\n"
+        f"{report.table(('what', 'n', 'p50', 'p99', 'p99.9'), lines)}\n"
+    )
+
+
+def _state(results: dict[str, Any]) -> str:
+    lines = [
+        (f"{row.accounts:,}, {row.access}", f"{1e6 / row.wall_us.value:,.0f}", row.wall_us, row.cpu_us, row.p99_ms)
+        for row in state.rows(results)
+    ]
+    desks = [
+        (
+            f"{desk['accounts']:,}",
+            f"{desk['resident_bytes'] / 1e6:,.0f}",
+            f"{desk['disk_bytes'] / 1e6:,.1f}",
+            f"{desk['changelog_records']:,}",
+            median_of(desk["restore_s"]),
+            median_of(desk["read_s"]),
+            f"{desk['start_s']:.1f}",
+        )
+        for desk in results["desks"]
+    ]
+    header = ("accounts", "memory MB", "RocksDB MB", "changelog records", "restore s", "bare read s", "start s")
+    return (
+        f"One worker a size, {state.PARTITIONS} partitions, {results['size']['events']:,} events a round and access, "
+        f"{results['size']['rounds']} rounds. p99: of signals at 1,000 events/s.\n\n"
+        f"{report.table(('accounts, access', 'events/s', 'wall µs/event', 'CPU µs/event', 'p99 ms'), lines)}\n\n"
+        "*Restore*: from the assignment until every partition is served, on an empty disk. *Bare read*: the same "
+        "changelog with the same client, nothing kept. *Start*: the process, with every account in its configuration, "
+        f"until it serves. *Memory*: the worker's resident set at the end.\n\n{report.table(header, desks)}\n"
+    )
+
+
+def _scale(results: dict[str, Any]) -> str:
+    waits = scale.pauses(results)
+    cpu = [(f"{name} worker(s)", median_of(values)) for name, values in results["cpu_us"].items()]
+    lines = [("undisturbed", waits.steady), ("a second worker joins", waits.join), ("it leaves (SIGTERM)", waits.leave)]
+    return (
+        f"{report.table(('workers', 'CPU µs/event, all together'), cpu)}\n\n"
+        f"The longest that any signal waited for its decision, at {scale.RATE} events/s on {scale.PARTITIONS} "
+        f"partitions:\n\n{report.table(('while', 'ms'), lines)}\n\n"
+        f"### On paper: a million events a second\n\n{sizing.text(results)}"
     )
 
 
 def _step(results: dict[str, Any]) -> str:
-    header = ("kind", "total ns", "decode ns", "encode state ns", "the rest ns", "blocks held")
     lines = []
     for kind in (*steps.KINDS, "mixture"):
-        total, decode, encode, blocks = (
-            steps.summary(results, f"{kind}_{name}") for name in ("total_ns", "decode_ns", "encode_state_ns", "blocks")
-        )
-        lines.append((kind, *(f"{value:,.0f}" for value in (total, decode, encode, total - decode - encode)), f"{blocks:.1f}"))
+        parts = {name: steps.summary(results, f"{kind}_{name}") for name in steps.PARTS}
+        rest = parts["total_ns"] - parts["decode_ns"] - parts["encode_state_ns"] - parts["encode_outputs_ns"]
+        times = (parts["total_ns"], parts["decode_ns"], rest, parts["encode_state_ns"], parts["encode_outputs_ns"])
+        lines.append((kind, *(f"{value:,.0f}" for value in times), f"{parts['blocks']:.1f}"))
+    header = ("kind", "total ns", "decode ns", "rules ns", "encode state ns", "encode outputs ns", "blocks")
     return (
-        f"Folds of {results['batch']} records of {steps.ACCOUNTS:,} accounts, no broker; CPU time of the thread. *Total* is from a record's bytes to the bytes of "
-        "outputs and state.\n\n" + report.table(header, lines) + "\n"
+        f"Folds of {results['batch']} records of {steps.ACCOUNTS:,} accounts without a broker, CPU time of the thread "
+        "per event. *Total*: from a record's bytes to the bytes of outputs and state. Decode and encode are measured "
+        "apart, *rules* is the rest. *Blocks*: pieces of memory that an event leaves allocated while its batch is "
+        f"held.\n\n{report.table(header, lines)}\n"
     )
 
 
-_SECTIONS = {"one-worker": _one_worker, "step": _step}
+_SECTIONS = {"one-worker": _one_worker, "latency": _latency, "state": _state, "scale": _scale, "step": _step}

@@ -10,8 +10,8 @@ quantity). *Ids* of signals and fills are remembered under keys of their own. Am
 - ``signals``: a known signal_id is dropped. Else the first of these refuses it: the account is locked
   (``ACCOUNT_LOCKED``); no equity yet (``RISK_DATA_MISSING``); quantity × |price − stop| > 0.02 × equity
   (``TRADE_RISK_EXCEEDED``); (|position| + open + quantity) × price > 5 × equity (``LEVERAGE_EXCEEDED``). Refused:
-  ``rejected-signals`` {signal_id, account_id, strategy_id, instrument, code, decided_at}. Approved: the order is open, and
-  ``approved-orders`` {signal_id, account_id, strategy_id, instrument, side, quantity, price, stop_loss, order_id,
+  ``rejected-signals`` {signal_id, account_id, strategy_id, instrument, code, decided_at}. Approved: the order is open,
+  and ``approved-orders`` {signal_id, account_id, strategy_id, instrument, side, quantity, price, stop_loss, order_id,
   decided_at}.
 - ``fills``: a known fill_id is dropped. Else the position moves by the quantity and the order is closed.
 

@@ -15,7 +15,16 @@ from infra.jars import java, kafka_version
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE / "RESULTS.md"
-_PACKAGES = ("aiokafka", "faust-streaming", "quixstreams", "confluent-kafka", "rocksdict", "pydantic", "orjson", "msgspec")
+_PACKAGES = (
+    "aiokafka",
+    "faust-streaming",
+    "quixstreams",
+    "confluent-kafka",
+    "rocksdict",
+    "pydantic",
+    "orjson",
+    "msgspec",
+)
 # Above this many running processes on two cores something else was at work too.
 _QUIET_LOAD = 2.5
 
@@ -63,7 +72,8 @@ def conditions_line(kept: dict[str, Any]) -> str:
     )
     busiest = max(found["load"], found["load_after"])
     if found["load"] > _QUIET_LOAD:
-        line += f" **Measured under load** (load average {found['load']} before, {busiest} at most): wall clock and tails are not worth much."
+        loads = f"load average {found['load']} before, {busiest} at most"
+        line += f" **Measured under load** ({loads}): wall clock and tails are not worth much."
     return line
 
 

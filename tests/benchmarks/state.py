@@ -85,24 +85,27 @@ def _published(worker: Tidegate) -> Mapping[tuple[str, int], int]:
 
 def run(size: Size) -> dict[str, Any]:
     """Measure all sizes."""
-    with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory, pinned_to(BROKER_CORE):
-        with KafkaCluster() as cluster:
-            desks = [Desk(accounts, cluster.bootstrap, Path(directory) / str(accounts)) for accounts in size.accounts]
-            with ExitStack() as stack:
-                workers = [stack.enter_context(_started(desk)) for desk in desks]
+    with (
+        pinned_to(BROKER_CORE),
+        tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory,
+        KafkaCluster() as cluster,
+    ):
+        desks = [Desk(accounts, cluster.bootstrap, Path(directory) / str(accounts)) for accounts in size.accounts]
+        with ExitStack() as stack:
+            workers = [stack.enter_context(_started(desk)) for desk in desks]
+            for desk, worker in zip(desks, workers, strict=True):
+                desk.drive(worker, desk.setup.accounts, marks=True)
+                desk.drive(worker, size.warm_up)
+                _say(desk, "has its first marks")
+            for _ in range(size.rounds):
                 for desk, worker in zip(desks, workers, strict=True):
-                    desk.drive(worker, desk.setup.accounts, marks=True)
-                    desk.drive(worker, size.warm_up)
-                    _say(desk, "has its first marks")
-                for _ in range(size.rounds):
-                    for desk, worker in zip(desks, workers, strict=True):
-                        _round(desk, worker, size)
-                for desk, worker in zip(desks, workers, strict=True):
-                    desk.found["resident_bytes"] = worker.process.resident_bytes()
-                    desk.found["disk_bytes"] = directory_bytes(Path(desk.setup.directory) / "data")
-            for desk in desks:
-                for number in range(size.rounds):
-                    _restore(desk, number)
+                    _round(desk, worker, size)
+            for desk, worker in zip(desks, workers, strict=True):
+                desk.found["resident_bytes"] = worker.process.resident_bytes()
+                desk.found["disk_bytes"] = directory_bytes(Path(desk.setup.directory) / "data")
+        for desk in desks:
+            for number in range(size.rounds):
+                _restore(desk, number)
     return {"size": size._asdict(), "desks": [desk.found for desk in desks]}
 
 
@@ -179,7 +182,9 @@ class Row(NamedTuple):
 def rows(results: Mapping[str, Any]) -> list[Row]:
     """The table's lines."""
     return [
-        Row(desk["accounts"], access, *(median_of(desk[f"{access}_{name}"]) for name in ("wall_us", "cpu_us", "p99_ms")))
+        Row(
+            desk["accounts"], access, *(median_of(desk[f"{access}_{name}"]) for name in ("wall_us", "cpu_us", "p99_ms"))
+        )
         for desk in results["desks"]
         for access in ACCESS
     ]
@@ -195,11 +200,15 @@ def figures(results: Mapping[str, Any]) -> list[Figure]:
             wall_us = median_of(desk[f"{access}_wall_us"]).value
             goal = ">= 0.8" if desk["accounts"] == results["size"]["accounts"][-1] and access == "zipf" else None
             against = f"{smallest['accounts']} accounts"
-            found.append(Figure(f"state_{access}_{desk['accounts']}", 1e6 / wall_us, "events/s", against, base / wall_us, goal))
+            found.append(
+                Figure(f"state_{access}_{desk['accounts']}", 1e6 / wall_us, "events/s", against, base / wall_us, goal)
+            )
     for desk in results["desks"]:
         restore, read = median_of(desk["restore_s"]).value, median_of(desk["read_s"]).value
         goal = ">= 0.7" if desk["accounts"] == results["size"]["accounts"][-1] else None
-        found.append(Figure(f"restore_{desk['accounts']}", restore, "s", "bare read of the changelog", read / restore, goal))
+        found.append(
+            Figure(f"restore_{desk['accounts']}", restore, "s", "bare read of the changelog", read / restore, goal)
+        )
         found.append(Figure(f"memory_{desk['accounts']}", desk["resident_bytes"] / 1e6, "MB"))
         found.append(Figure(f"disk_{desk['accounts']}", desk["disk_bytes"] / 1e6, "MB"))
     return found

@@ -4,40 +4,37 @@ Also what the other items subtract from an engine's total: the step as a batch e
 of one partition), and as an engine calls it that goes event by event.
 """
 
-import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from streams.config import parse_config
+import orjson
+
 from streams.core.decode import decode
 from streams.core.fold import Batch, fold
 from streams.core.records import FILLS, PNL, SIGNALS, Record
-from streams.core.rules import Rules, rules_of
 from streams.core.state import NEW_ACCOUNT, TABLES, encode_state
 from streams.runtime.kafka import partition_of_key
 from streams.runtime.worker import quieten_gc
-from tests.benchmarks.engines import Fold
 from tests.benchmarks.figures import Figure, median_of
-from tests.benchmarks.memory import MemoryView
+from tests.benchmarks.memory import Fold, MemoryView, fold_all, rules_for
 from tests.benchmarks.peers.setup import OneByOne
 from tests.benchmarks.stream import Encoded, batches, encoded
-from tests.benchmarks.workload import Workload, configuration
+from tests.benchmarks.workload import Workload
 
 ACCOUNTS = 1_000
 BATCH = 500
 EVENTS = 20_000
 ROUNDS = 5
 KINDS = (PNL, SIGNALS, FILLS)
+PARTS = ("total_ns", "decode_ns", "encode_state_ns", "encode_outputs_ns", "blocks")
 
 
-def rules_for(accounts: int) -> Rules:
-    return rules_of(parse_config(configuration(accounts), {}))
-
-
-def batched_us(folding: Fold, warm_up: Iterable[Encoded], measured: Iterable[Encoded], accounts: int, partitions: int) -> float:
+def batched_us(
+    folding: Fold, warm_up: Iterable[Encoded], measured: Iterable[Encoded], accounts: int, partitions: int
+) -> float:
     """µs of CPU per event, record bytes to bytes of outputs and state, in batches of one partition."""
     rules = rules_for(accounts)
 
@@ -45,12 +42,12 @@ def batched_us(folding: Fold, warm_up: Iterable[Encoded], measured: Iterable[Enc
         return partition_of_key(account_id.encode(), partitions)
 
     views: defaultdict[int, MemoryView] = defaultdict(MemoryView)
-    _fold_all(folding, _partitioned(warm_up), views, rules, owner)
+    fold_all(folding, _partitioned(warm_up), views, rules, owner)
     prepared = _partitioned(measured)
     count = sum(len(records) for batch in prepared for records in batch.records.values())
     quieten_gc()  # as a worker does
     began = time.thread_time_ns()
-    _fold_all(folding, prepared, views, rules, owner)
+    fold_all(folding, prepared, views, rules, owner)
     return (time.thread_time_ns() - began) / count / 1_000
 
 
@@ -59,14 +56,6 @@ def _partitioned(stream: Iterable[Encoded]) -> list[Batch]:
     for one in stream:
         by_partition[one.partition].append(one)
     return [batch for partition, part in sorted(by_partition.items()) for batch in batches(part, BATCH, partition)]
-
-
-def _fold_all(
-    folding: Fold, prepared: Iterable[Batch], views: Mapping[int, MemoryView], rules: Rules, owner: Callable[[str], int]
-) -> None:
-    for batch in prepared:
-        view = views[batch.partition]
-        view.apply(folding(batch, view, rules, owner))
 
 
 def one_by_one_us(warm_up: Iterable[Encoded], measured: Iterable[Encoded], accounts: int) -> float:
@@ -105,9 +94,9 @@ def run(rounds: int = ROUNDS) -> dict[str, Any]:
 def _measure(kind: str, seed: int) -> dict[str, float]:
     workload = Workload(ACCOUNTS, seed=seed, fill_delay=1_000)
     rules, view = rules_for(ACCOUNTS), MemoryView()
-    views = defaultdict(lambda: view)
+    views = {0: view}
     before = [*workload.first_marks(), *workload.events(EVENTS)]  # until orders are open and positions held
-    _fold_all(fold, list(batches(encoded(before, 1), BATCH)), views, rules, lambda _account_id: 0)
+    fold_all(fold, list(batches(encoded(before, 1), BATCH)), views, rules, lambda _account_id: 0)
     events = list(workload.events(EVENTS) if kind == "mixture" else workload.of(kind, EVENTS))
     prepared = list(batches(encoded(events, 1), BATCH))
     records = [record for batch in prepared for several in batch.records.values() for record in several]
@@ -129,11 +118,17 @@ def _measure(kind: str, seed: int) -> dict[str, float]:
     for part in live:
         encode_state(part)
     encoding = (time.thread_time_ns() - began) / len(live)
+    bodies = [orjson.loads(output.value) for commit in commits for output in commit.outputs]
+    began = time.thread_time_ns()
+    for body in bodies:
+        orjson.dumps(body)
+    encoding_outputs = time.thread_time_ns() - began
     changed = sum(change.table in TABLES for commit in commits for change in commit.changes)
     return {
         "total_ns": total / EVENTS,
         "decode_ns": decoding / EVENTS,
         "encode_state_ns": encoding * changed / EVENTS,
+        "encode_outputs_ns": encoding_outputs / EVENTS,
         "blocks": kept / EVENTS,
     }
 
@@ -149,4 +144,4 @@ def figures(results: Mapping[str, Any]) -> list[Figure]:
 
 def summary(results: Mapping[str, Any], name: str) -> float:
     """The median of one of the item's values."""
-    return statistics.median(results["values"][name])
+    return median_of(results["values"][name]).value

@@ -70,8 +70,8 @@ class Workload:
     """An endless stream of events, the same for the same seed."""
 
     def __init__(self, accounts: int, seed: int = 1, fill_delay: int = 10_000, *, zipf: bool = False) -> None:
-        """``fill_delay``: how many events lie at least between an order and its fill. No account has two orders at once,
-        so a twentieth of it has to be below the number of accounts. ``zipf``: a few accounts have most events."""
+        """``fill_delay``: how many events lie at least between an order and its fill; a twentieth of it has to be below
+        the number of accounts, for none has two orders at once. ``zipf``: a few accounts have most events."""
         self._names = [account_name(number) for number in range(accounts)]
         self._random = random.Random(seed)
         self._choices = {False: self._uniform_choice(accounts)}

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from streams.core.records import APPROVED, CONTROLS, EVENTS, FILLS, LOCKED, PNL,
 from streams.ops.exits import ExitStatus
 from streams.runtime.kafka import partition_of_key
 from streams.runtime.topics import create_topics
+from tests.examples.signals import now, order
 from tests.integration.secured import MTLS, Authority, Desk, secured_cluster
 from tests.integration.support import Names, poll, produce, read_topic, require_local_kafka
 from tests.mirror.servers import Server, server, skip_or_fail
@@ -149,26 +149,6 @@ async def _prepare(stage: Stage) -> None:
         (stage.directory / f"{role}.password").write_text(password)
         await stage.desk.add_user(role, password)
         await stage.desk.grant(role, role)
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat()
-
-
-def order(account: str, signal_id: str, **fields: Any) -> dict[str, Any]:
-    """A signal that the gate approves."""
-    return {
-        "signal_id": signal_id,
-        "account_id": account,
-        "strategy_id": "trend",
-        "instrument": "BTC-USD",
-        "side": "buy",
-        "quantity": "0.01",
-        "price": "16500",
-        "stop_loss": "16400",
-        "created_at": now(),
-        **fields,
-    }
 
 
 # -- pipelines -----------------------------------------------------------------------------------------------------

@@ -6,9 +6,11 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ exchange = "binance"
 profile = "normal"
 [controls]
 auto_downgrade = true
+[notify.routes.desk]
 [limits]
 max_pnl_age = "10m"
 max_signal_age = "10m"
@@ -209,13 +212,18 @@ def test_the_table_keeps_apart_what_a_desk_must_keep_apart() -> None:
 async def test_a_whole_desk_works_with_its_roles_alone(desk: Desk, tmp_path: Path) -> None:
     physical, gate = desk.topics.physical, desk.names.prefix + desk.names.app_id
     with ExitStack() as processes:
-        log, steward_log = tmp_path / "worker.log", tmp_path / "steward.log"
+        log, steward_log, notifier_log = (tmp_path / f"{name}.log" for name in ("worker", "steward", "notifier"))
         worker = processes.enter_context(
             running(desk, log, "worker", "--data-dir", str(tmp_path / "data"), env=environment(desk, "worker"))
         )
         steward = processes.enter_context(running(desk, steward_log, "steward", env=environment(desk, "steward")))
+        told, phone = processes.enter_context(a_phone())
+        notifier = processes.enter_context(
+            running(desk, notifier_log, "notify", env=environment(desk, "notifier", TIDEGATE_NOTIFY_DESK=phone))
+        )
         wait_for_line(worker, log, "serving partition", PARTITIONS)
         wait_for_line(steward, steward_log, "steward serving")
+        wait_for_line(notifier, notifier_log, "notifier serving")
 
         mark = {"account_id": "main", "sequence": 1, "equity": "10000", "as_of": now()}
         await send(as_role(desk, "portfolio"), physical(PNL), "main", mark)
@@ -258,7 +266,37 @@ async def test_a_whole_desk_works_with_its_roles_alone(desk: Desk, tmp_path: Pat
         assert halted.returncode == ExitStatus.DONE, halted.stderr
         explained = tidegate(desk, "observer", "explain", "s-1", "--json", "--config", config(desk))
         assert explained.returncode == ExitStatus.DONE, explained.stderr
-        assert (worker.poll(), steward.poll()) == (None, None)
+        sent = desk.topics.physical(NOTIFICATIONS)
+
+        async def is_remembered() -> bool:
+            return len(told) > 0 and len(await read_topic(desk.cluster.bootstrap, sent)) > 0
+
+        assert await wait_for(is_remembered, _DEADLINE_S, "the lock to be told")
+        assert (worker.poll(), steward.poll(), notifier.poll()) == (None, None, None)
+
+
+@contextmanager
+def a_phone() -> Iterator[tuple[list[str], str]]:
+    """What it was told, and its address for notifications."""
+    told: list[str] = []
+
+    class Phone(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Phone) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield told, f"json://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def config(desk: Desk) -> str:

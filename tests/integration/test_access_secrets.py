@@ -27,6 +27,7 @@ CONFIG = """
 [accounts.main]
 exchange = "binance"
 profile = "normal"
+[notify.routes.desk]
 """
 
 
@@ -112,7 +113,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
 async def _prepare(told: Told) -> None:
     await create_topics(told.desk.admin, partitions=1)
     await told.desk.add_user("gate", told.password)
-    for role in ("worker", "steward", "drill"):
+    for role in ("worker", "steward", "drill", "mirror", "notifier"):
         await told.desk.grant("gate", role)
 
 
@@ -127,23 +128,47 @@ FAILURES = {
     "a protocol without login": ({"TIDEGATE_KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, ExitStatus.USAGE),
     "a key password that does not open the key": ({"TIDEGATE_KAFKA_SSL_KEY_PASSWORD": "twice"}, ExitStatus.USAGE),
     "an authority that is no certificate": ({"TIDEGATE_KAFKA_SSL_CAFILE": "binary"}, ExitStatus.USAGE),
+    "Redis is away": ({}, ExitStatus.REFUSED),
+    "an address of Redis that is none": ({"TIDEGATE_REDIS_URL": "twice"}, ExitStatus.USAGE),
+    "a service that is away": ({}, ExitStatus.REFUSED),
+    "an address of a service that is none": ({"TIDEGATE_NOTIFY_DESK": "twice"}, ExitStatus.USAGE),
 }
+COMMANDS = {
+    "a wrong password": (["accounts"], ["worker", "--data-dir", "never"]),
+    "Redis is away": (["mirror", "status"],),
+    "an address of Redis that is none": (["mirror", "status"], ["mirror"]),
+    "a service that is away": (["notify", "test"],),
+    "an address of a service that is none": (["notify", "test"], ["notify"]),
+}
+"""Those that meet a failure, where it is not any of them."""
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_no_secret_is_told_whatever_goes_well_or_wrong(told: Told) -> None:
-    worker = told.start("worker", "--data-dir", str(told.data_dir), log="worker.log")
+    config = ("--config", str(told.directory / "tidegate.toml"))
+    worker = told.start("worker", *config, "--data-dir", str(told.data_dir), log="worker.log")
+    # Neither Redis nor the service that is to be notified is there.
+    mirror = told.start("mirror", *config, log="mirror.log")
+    notifier = told.start("notify", *config, log="notifier.log")
     log = told.directory / "worker.log"
+
+    def wait_for(process: subprocess.Popen[bytes], log: Path, words: str) -> None:
+        def said() -> bool:
+            assert process.poll() is None, log.read_text()
+            return words in log.read_text()
+
+        poll(said, _DEADLINE_S, f"{words!r} in {log}")
+
     try:
-
-        def serves() -> bool:
-            assert worker.poll() is None, log.read_text()
-            return "serving partition" in log.read_text()
-
-        poll(serves, _DEADLINE_S, "the worker to serve")
+        wait_for(worker, log, "serving partition")
+        wait_for(notifier, told.directory / "notifier.log", "notifier serving")
         _everything_goes_well(told)
+        wait_for(mirror, told.directory / "mirror.log", "127.0.0.1:1")
+        wait_for(notifier, told.directory / "notifier.log", "route desk")
         for name, (wrong, expected) in FAILURES.items():
             values = {variable: _wrong(told, kind) for variable, kind in wrong.items()}
-            for arguments in (["accounts"], ["worker", "--data-dir", str(told.directory / "never")]):
+            for arguments in COMMANDS.get(name, (["accounts"],)):
                 status, said = told.run(*arguments, **values)
                 assert status == expected, f"{name}: {arguments}: {said}"
                 assert "Traceback" not in said, f"{name}: {arguments}"
@@ -153,15 +178,18 @@ def test_no_secret_is_told_whatever_goes_well_or_wrong(told: Told) -> None:
         assert (status, "error: " in said) == (ExitStatus.BROKER, True), said
         assert "decided" in log.read_text(), "the log was not that of a worker at debug"
     finally:
-        worker.terminate()
-        worker.wait(_DEADLINE_S)
+        for process in (worker, mirror, notifier):
+            process.terminate()
+        for process in (worker, mirror, notifier):
+            process.wait(_DEADLINE_S)
     files = {path: path.read_bytes() for path in told.directory.rglob("*") if path.is_file() and _is_written(path)}
     assert any(path.is_relative_to(told.data_dir) for path in files)
     assert [record for record in records if CANARY.encode() in record] == []
     assert [path for path, content in files.items() if CANARY.encode() in content] == []
     assert [said for said in told.said if CANARY in said] == []
     # Nothing had to be blanked either: the log's last line of defence was not needed.
-    assert [said for said in (*told.said, log.read_text()) if BLANK in said] == []
+    logs = [(told.directory / f"{name}.log").read_text() for name in ("worker", "mirror", "notifier")]
+    assert [said for said in (*told.said, *logs) if BLANK in said] == []
 
 
 def _everything_goes_well(told: Told) -> None:

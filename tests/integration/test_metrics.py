@@ -38,6 +38,8 @@ RULES: dict[str, Any] = {
         "late": {"exchange": "kraken"},
         "unfed": {"exchange": "kraken"},
     },
+    # Longer than a slow machine takes for all of these tests.
+    "limits": {"max_pnl_age": "10m", "order_valid": "10m"},
     "strategies": {"routes": {"routed": {"account": "main"}}},
 }
 ORDER = {"instrument": "BTC-USD", "side": "buy", "quantity": "0.01", "price": "16500", "stop_loss": "16400"}
@@ -132,7 +134,7 @@ def gate(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ga
         gate.process.wait_serving(PARTITIONS)
         for account in ("main", "spare"):
             desk.equity(account, "10000")
-        desk.equity("late", "10000", age=timedelta(minutes=10))
+        desk.equity("late", "10000", age=timedelta(minutes=20))
         gate.wait("tidegate_pnl_feeds", 2, condition="fresh")
         desk.signal("main", "s-1")
         gate.wait("tidegate_decisions_total", 1, code="APPROVED", profile="normal")
@@ -202,7 +204,8 @@ def test_accounts_are_shown_as_they_stand(gate: Gate) -> None:
     assert value("tidegate_account_open_positions", account="main") == 1
     assert value("tidegate_account_open_orders", account="main") == 3
     assert value("tidegate_pnl_feeds", condition="stale") == value("tidegate_pnl_feeds", condition="never") == 1
-    assert 500 < datetime.now(UTC).timestamp() - value("tidegate_account_pnl_timestamp_seconds", account="late") < 900
+    age_s = datetime.now(UTC).timestamp() - value("tidegate_account_pnl_timestamp_seconds", account="late")
+    assert 1_200 <= age_s < 1_800
 
 
 def test_every_query_of_dashboards_and_alerts_asks_for_what_a_worker_shows(gate: Gate) -> None:
@@ -316,7 +319,7 @@ def test_prometheus_scrapes_it_answers_every_query_and_fires_what_holds(gate: Ga
 
     wanted = {("TidegateAccountLocked", "spare"), ("TidegateWarningTier", None)}
     poll(lambda: wanted <= firing(), DEADLINE_S, "the alerts of the locked account and of the tier")
-    # On a slow machine P&L that nobody renews has become stale by now.
+    # That one has been stale since the beginning; the alert takes a minute to believe it.
     assert firing() - wanted <= {("TidegatePnlStale", None)}
     rules = [rule for group in ask(prometheus, "rules")["groups"] for rule in group["rules"]]
     assert {rule["name"] for rule in rules} == {rule["alert"] for rule in promql.alerts()}

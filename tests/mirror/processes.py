@@ -17,7 +17,7 @@ from streams.core.records import APPROVED, CONTROLS, FILLS, PNL, POLICIES, SIGNA
 from streams.mirror.last_look import LastLook
 from streams.mirror.status import Status, read_status
 from streams.runtime.settings import Settings
-from streams.runtime.topics import TopicNames, create_topics
+from streams.runtime.topics import STATE, TopicNames, create_topics
 from tests.integration.support import Names, poll, produce, read_topic, wait_for
 from tests.integration.workers import WorkerProcess, settings_for
 
@@ -145,6 +145,10 @@ class Gate:
 
     async def send(self, topic: str, key: str, **value: Any) -> None:
         await produce(self._kafka.bootstrap, self.names.physical(topic), [(key.encode(), orjson.dumps(value))])
+
+    async def send_state(self, key: bytes, value: bytes) -> None:
+        """A record of the changelog that no worker has written."""
+        await produce(self._kafka.bootstrap, self.names.physical(STATE), [(key, value)])
 
     async def pnl(self, account: str, equity: str, **fields: Any) -> None:
         self._count += 1

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from streams.core.records import APPROVED
 from streams.mirror import last_look
@@ -356,6 +357,24 @@ async def test_a_server_that_is_slow_refuses_within_the_timeout(own_redis: Serve
         await client.client_pause(60_000)
         look = await looker.ask("main", order_id)
         assert look.code == "REDIS_UNAVAILABLE"
+
+
+async def test_an_executor_needs_the_documented_rights_and_none_to_write(own_redis: Server) -> None:
+    readme = files("streams.mirror").joinpath("README.md").read_text(encoding="utf-8")
+    found = re.search(r"`(\+fcall_ro [^`]*)`", readme)
+    assert found is not None
+    rights = found[1].split()
+    settings = MirrorSettings(url=own_redis.url, prefix="tidegate:")
+    async with Stage(settings, Desk(at=now_text())) as stage, Redis.from_url(own_redis.url) as admin:
+        stage.desk.pnl()
+        order_id = await stage.order()
+        client: Any = admin
+        await client.execute_command("ACL", "SETUSER", "executor", "on", ">let-me-look", *rights)
+        url = own_redis.url.replace("redis://", "redis://executor:let-me-look@")
+        async with Redis.from_url(url) as executor:
+            assert (await LastLook(executor).ask("main", order_id)).allowed
+            with pytest.raises(NoPermissionError):
+                await executor.hset("tidegate:status", "phase", "live")
 
 
 async def test_a_reply_that_is_none_of_the_librarys_refuses() -> None:

@@ -16,6 +16,7 @@ from infra.brokers import Broker, KafkaCluster, free_ports
 from streams.core.records import LOCKED
 from streams.mirror.status import HEARTBEAT_MAX_MS
 from streams.mirror.view import account_document
+from streams.runtime.store import changelog_key
 from tests.integration.support import Names, require_local_kafka, wait_for
 from tests.mirror.processes import ACCOUNTS, DEADLINE_S, PARTITIONS, Gate, Screen
 from tests.mirror.servers import PASSWORD, Server, server
@@ -291,6 +292,18 @@ async def test_the_model_of_another_gate_is_left_alone(gate: Gate, screen: Scree
     assert status == 1
     assert "elsewhere/tidegate" in text
     assert await screen.client.hgetall(f"{screen.prefix}status") == other
+
+
+async def test_state_of_a_newer_release_ends_the_mirror_and_not_the_model(gate: Gate, screen: Screen) -> None:
+    """Read by guesswork it would be wrong; the last looks grow stale, and refuse."""
+    with gate.mirror() as mirror:
+        mirror.wait_for("the model is whole")
+        await gate.send_state(changelog_key("accounts", b"main"), b'{"v":99}')
+        await wait_for(lambda: mirror.exit_status is not None, DEADLINE_S, "a mirror that has ended")
+    assert mirror.exit_status == 1
+    assert "unknown version" in mirror.log.splitlines()[-1]
+    assert (await screen.account("main"))["seen"] == "0"
+    await screen.wait_not_fresh()
 
 
 async def test_while_kafka_is_away_the_model_grows_stale_though_the_mirror_lives(

@@ -2,7 +2,8 @@
 
 The property tests hold Tidegate's core to this model, so it shares no code with it and is written to be read against
 the pages: exact rationals instead of decimals with a precision, plain dictionaries instead of records, and every figure
-computed anew from the lists that define it. It is slow and keeps everything for ever; neither matters here.
+computed anew from the lists that define it. It keeps everything for ever. The oracle of the chaos runs replays hundreds
+of thousands of records through it, so what is asked again and again is kept at hand where that hides no rule.
 
 Amounts are ``Fraction`` or ``NotFinite``, times are whole milliseconds since 1970 in UTC, and a field that is absent
 and a field that cannot be read are ``None`` and ``BAD``.

@@ -134,7 +134,7 @@ class World:
         )
 
     def shown(self) -> dict[str, float | None]:
-        return {account_id: figures.equity for account_id, figures in self.survey.each()}
+        return {account_id: figures.equity for account_id, figures in self.survey.of(self.rules.accounts)}
 
 
 @pytest.fixture
@@ -232,3 +232,22 @@ async def test_the_size_of_the_state_is_that_of_its_files(world: World, tmp_path
     world.owned[0] = Held({})
     await world.survey.go_round()
     assert world.survey.state_bytes == {0: 1_016}
+
+
+async def test_all_accounts_are_added_up_and_those_that_were_handed_on_are_not(world: World) -> None:
+    desk = Desk()
+    locked = [desk.equity("spare", "10000"), desk.equity("spare", "9000")][-1]
+    world.owned = {0: Held({"main": desk.equity("main", "100"), "spare": locked}), 1: Held({})}
+    await world.survey.go_round()
+    totals = world.survey.totals
+    assert totals.states == {("normal", "ACTIVE"): 1, ("micro", "REDUCING"): 1, ("micro", "ACTIVE"): 1}
+    assert totals.locks == {("DAILY_DRAWDOWN",): 1, ("WEEKLY_DRAWDOWN",): 1}
+    assert totals.drawdowns["micro", "DAILY_DRAWDOWN"] == pytest.approx(20)
+    assert totals.feeds["micro", NEVER] == 1
+    assert world.survey.count == 3
+
+    del world.owned[0]
+    assert world.survey.count == 1
+    await world.survey.go_round()
+    assert world.survey.totals.states == {("micro", "ACTIVE"): 1}
+    assert world.survey.totals.locks == {}

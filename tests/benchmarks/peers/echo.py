@@ -22,7 +22,9 @@ async def run(setup: Setup) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     settings, progress = settings_of(setup), setup.progress
     logical = {setup.topic(topic): topic for topic in INPUTS}
-    consumer = kafka.consumer(settings, group_id=f"{setup.prefix}echo", auto_offset_reset="earliest", fetch_max_wait_ms=250)
+    consumer = kafka.consumer(
+        settings, group_id=f"{setup.prefix}echo", auto_offset_reset="earliest", fetch_max_wait_ms=250
+    )
     consumer.subscribe(list(logical))
     producer = kafka.producer(settings, transactional_id=f"{setup.prefix}echo")
     output = setup.topic(APPROVED)

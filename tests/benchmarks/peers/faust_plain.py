@@ -29,7 +29,9 @@ def create_app(setup: Setup) -> faust.App:
         return app.topic(setup.topic(name), **RAW)
 
     outputs = {name: topic(name) for name in OUTPUTS}
-    tables = {name: app.Table(name, key_type=bytes, value_type=bytes, partitions=setup.partitions) for name in ALL_TABLES}
+    tables = {
+        name: app.Table(name, key_type=bytes, value_type=bytes, partitions=setup.partitions) for name in ALL_TABLES
+    }
     state = TableState(tables)
 
     async def decide(name: str, event: faust.EventT) -> None:

@@ -37,7 +37,9 @@ def create_app(setup: Setup) -> faust.App:
     )
     gate, progress = OneByOne(setup.rules), setup.progress
     outputs = {name: app.topic(setup.topic(name), **RAW) for name in OUTPUTS}
-    state = CachedTableState({name: app.Table(name, key_type=bytes, value_type=bytes, partitions=setup.partitions) for name in ALL_TABLES})
+    state = CachedTableState(
+        {name: app.Table(name, key_type=bytes, value_type=bytes, partitions=setup.partitions) for name in ALL_TABLES}
+    )
     logical = {setup.topic(topic): topic for topic in INPUTS}
 
     @app.agent(app.topic(*logical, **RAW))

@@ -34,7 +34,8 @@ class _Part:
         self._name = name
 
     def get(self, key: bytes) -> bytes | None:
-        return self.state.get_bytes(f"{self._name}/{key.decode()}")
+        value: bytes | None = self.state.get_bytes(f"{self._name}/{key.decode()}")
+        return value
 
     def __setitem__(self, key: bytes, value: bytes) -> None:
         self.state.set_bytes(f"{self._name}/{key.decode()}", value)
