@@ -41,7 +41,7 @@ class Buckets:
             moments = [min(now_ms, one) for one in moments]
         count = len(moments)
         counted = 0
-        # A batch's ages fall into few buckets, so it is quicker to look for the buckets' edges than for each age's bucket.
+        # A batch's ages fall into few buckets: to look for the buckets' edges is quicker than for each age's bucket.
         for number, bound_ms in enumerate(self.bounds):
             if counted == count:
                 break

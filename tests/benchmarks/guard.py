@@ -2,8 +2,8 @@
 
 *Instructions*: bytecode instructions that Python executes per event. The same input executes the same number of them,
 whatever else runs; what compiled code does within a call is not in it. *Ratio*: CPU time of a fold over that of a fixed
-computation of the same make (JSON, decimals, dicts), the least of many slices of a few milliseconds each, in turns. That has
-compiled code in it, and the load of the machine only in so far as it never leaves a slice alone.
+computation of the same make (JSON, decimals, dicts), the least of many slices of a few milliseconds each, in turns.
+That has compiled code in it, and the load of the machine only in so far as it never leaves a slice alone.
 
 ``python -m tests.benchmarks.guard`` prints the present figures: after an improvement they become the new budget.
 """

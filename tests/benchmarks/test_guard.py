@@ -9,11 +9,12 @@ from streams.core.fold import Batch, Commit, View, fold
 from streams.core.rules import Rules
 from tests.benchmarks import guard
 
-# As measured; what a change adds on purpose is added here, with its reason in the commit.
+# As measured. A dearer step is a decision, taken here; a cheaper one has to be noted here too, or the tests that a
+# regression is noticed fail.
 INSTRUCTIONS = {"pnl": 1_710, "signals": 5_718, "fills": 1_135}
-RATIO = 6.2
-INSTRUCTIONS_SLACK, RATIO_SLACK = 1.1, 1.35
-REGRESSION = 1.5
+RATIO = 5.0
+# Instructions are exact; the ratio was seen to move by 6 % either way at loads of 13 to 15 on two cores.
+INSTRUCTIONS_SLACK, RATIO_SLACK = 1.1, 1.3
 
 python_of_the_budget = pytest.mark.skipif(
     sys.version_info[:2] != (3, 11), reason="another Python version has other bytecode: the budget is of 3.11"
@@ -45,4 +46,4 @@ def test_a_fold_stays_within_its_ratio_to_the_reference() -> None:
 
 
 def test_the_ratio_notices_a_step_that_is_half_as_dear_again() -> None:
-    assert guard.ratio(slowed) / guard.ratio() > RATIO_SLACK
+    assert guard.ratio(slowed) > RATIO_SLACK * RATIO

@@ -5,7 +5,8 @@ The journal itself is judged here: its ranges must take up every record of every
 nothing that follows could be told from its consequences.
 
 What is not in the contract and had to be known of the gate: a record whose account belongs to another partition is
-forwarded there (its key the account, value, headers and timestamp as they were, and a header that names its origin);
+forwarded there (its key the account, value, headers and timestamp as they were, an absent value empty, and a header that
+names its origin);
 one that was forwarded already and is still wrong, or is larger than ``FORWARD_BYTES_MAX``, becomes a dead letter. The
 account of a ``fills`` or ``pnl`` record that cannot be read is that of its key, for this too.
 """
@@ -264,7 +265,9 @@ class Replay:
             value = dead_letter(reason, "", *place, account_id, None, rec.value)
             return [{"topic": "dead-letters", "key": rec.key, "value": value}]
         origin = f"{topic}/{self.partition}/{rec.offset}"
-        sent = rec._replace(key=account_id.encode(), headers=(*rec.headers, (FORWARDED, origin.encode())))
+        sent = rec._replace(
+            key=account_id.encode(), value=rec.value or b"", headers=(*rec.headers, (FORWARDED, origin.encode()))
+        )
         target = partition_of(account_id.encode(), self._partitions)
         self.forwards.append(forward_of(origin, topic, target, sent))
         return []

@@ -128,7 +128,7 @@ FAILURES = {
     "a protocol without login": ({"TIDEGATE_KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, ExitStatus.USAGE),
     "a key password that does not open the key": ({"TIDEGATE_KAFKA_SSL_KEY_PASSWORD": "twice"}, ExitStatus.USAGE),
     "an authority that is no certificate": ({"TIDEGATE_KAFKA_SSL_CAFILE": "binary"}, ExitStatus.USAGE),
-    "Redis is away": ({}, ExitStatus.REFUSED),
+    "Redis is away": ({}, ExitStatus.BROKER),
     "an address of Redis that is none": ({"TIDEGATE_REDIS_URL": "twice"}, ExitStatus.USAGE),
     "a service that is away": ({}, ExitStatus.REFUSED),
     "an address of a service that is none": ({"TIDEGATE_NOTIFY_DESK": "twice"}, ExitStatus.USAGE),
