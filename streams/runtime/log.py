@@ -225,7 +225,14 @@ class _Sending:
                 if sent[-1].done():
                     await _written(*sent)
             raise
+        future.add_done_callback(_noticed)
         self._sent.append((place, batch.record_count(), future))
+
+
+def _noticed(future: asyncio.Future[RecordMetadata]) -> None:
+    """One failure ends the worker; the others of its transaction would be logged after what it says last."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def _written(place: TopicPartition, count: int, future: asyncio.Future[RecordMetadata]) -> RecordMetadata:
