@@ -38,11 +38,12 @@ send)
             -X partitioner=murmur2_random -X enable.idempotence=true -X message.timeout.ms=10000
     ;;
 decisions)
-    # Read committed: what an aborted transaction of the gate has written was never decided.
-    for topic in approved-orders rejected-signals; do
-        kcat -F <(settings) -C -q -u -t "$prefix$topic" -o end -X isolation.level=read_committed -f '%t\t%s\n' &
-    done | jq --raw-input --raw-output --unbuffered \
-        'split("\t") | (.[1] | fromjson) | "\(.signal_id) \(.account_id): \(.order_id // "rejected: " + .code)"'
+    # Read committed: what an aborted transaction of the gate has written was never decided. A group of its own that keeps
+    # no position; exec, so that whoever ends this script ends kcat.
+    exec kcat -F <(settings) -G "$prefix${TIDEGATE_APP_ID:-tidegate}-pipeline-kcat-$$" -q -u -f '%s\n' \
+        -X isolation.level=read_committed -X auto.offset.reset=latest -X enable.auto.commit=false \
+        "${prefix}approved-orders" "${prefix}rejected-signals" \
+        > >(jq --raw-output --unbuffered '"\(.signal_id) \(.account_id): \(.order_id // "rejected: " + .code)"')
     ;;
 *)
     sed -n '2,8s/^# \{0,1\}//p' "$0" >&2

@@ -22,6 +22,12 @@ class _Target(NamedTuple):
     seen_ms: float
 
 
+class _Answer(NamedTuple):
+    stamp: int
+    handled_ms: float
+    given_ms: float | None
+
+
 class Freshness(Generic[Place]):
     """Follows all places; moments are ms of any one steady clock."""
 
@@ -31,7 +37,7 @@ class Freshness(Generic[Place]):
         self._behind: dict[Place, int | None] = dict.fromkeys(self._targets)
 
     def observe(self, place: Place, *, end: int, seen_ms: float, written: int) -> None:
-        """A broker said at ``seen_ms`` that the place ends at ``end``; the model holds it up to ``written``."""
+        """A broker said, not before ``seen_ms``: the place ends at ``end``; the model holds it up to ``written``."""
         self._behind[place] = max(0, end - written)
         target = self._targets[place]
         if target is not None and written >= target.end:
@@ -56,6 +62,25 @@ class Freshness(Generic[Place]):
         """Offsets that are not in Redis yet, transaction markers included; None until brokers have told of all."""
         counts = [count for count in self._behind.values() if count is not None]
         return sum(counts) if len(counts) == len(self._behind) else None
+
+
+class Answers(Generic[Place]):
+    """Dates the answers of brokers, never too late, however long one lay unread.
+
+    A client notes when it *handled* an answer: that may be any time after it was given, if the process slept or the
+    network held it up. But a place is asked again only when its last answer has been handled, so an answer is younger
+    than the handling of the one before.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[Place, _Answer] = {}
+
+    def dated(self, place: Place, *, stamp: int, handled_ms: float) -> float | None:
+        """When at the earliest the answer was given; None for the first. ``stamp``: tells answers of a place apart."""
+        last = self._last.get(place)
+        if last is None or last.stamp != stamp:
+            last = self._last[place] = _Answer(stamp, handled_ms, last and last.handled_ms)
+        return last.given_ms
 
 
 class RemoteClock:

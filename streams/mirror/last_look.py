@@ -16,6 +16,7 @@ Imports nothing of Tidegate's, only redis-py.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -136,21 +137,12 @@ class LastLook:
                 reply = await self._redis.fcall_ro(
                     "tidegate_last_look", 1, self._key, account_id, order_id, str(self._max_age_ms)
                 )
-            texts = [one.decode() if isinstance(one, bytes) else str(one) for one in reply]
-            code, detail, age_ms, valid_until_ms, version = texts
+            return _look(reply, took_ms=round((time.monotonic() - began_s) * 1000))
         except ResponseError as error:
             missing = "function not found" in str(error).lower()
             return Look("MIRROR_MISSING" if missing else "REDIS_UNAVAILABLE", str(error))
         except (RedisError, OSError, TimeoutError, ValueError, TypeError) as error:
             return Look("REDIS_UNAVAILABLE", str(error) or type(error).__name__)
-        took_ms = round((time.monotonic() - began_s) * 1000)
-        return Look(
-            code or "ALLOWED",  # type: ignore[arg-type]  # the library's codes are those above; a test compares them
-            detail,
-            int(age_ms) + took_ms if age_ms else None,
-            int(valid_until_ms) if valid_until_ms else None,
-            int(version) if version else None,
-        )
 
     async def ask_within(self, account_id: str, order_id: str, patience_ms: int) -> Look:
         """Ask again while the mirror may only not have got there yet, at most ``patience_ms``; the last answer.
@@ -163,3 +155,16 @@ class LastLook:
             if look.code not in _PASSING or time.monotonic() >= until_s:
                 return look
             await asyncio.sleep(_RETRY_S)
+
+
+def _look(reply: Sequence[object], *, took_ms: int) -> Look:
+    """The library's five texts. Raises ValueError or TypeError for anything else."""
+    texts = [one.decode() if isinstance(one, bytes) else str(one) for one in reply]
+    code, detail, age_ms, valid_until_ms, version = texts
+    return Look(
+        code or "ALLOWED",  # type: ignore[arg-type]  # the library's codes are those above; a test compares them
+        detail,
+        int(age_ms) + took_ms if age_ms else None,
+        int(valid_until_ms) if valid_until_ms else None,
+        int(version) if version else None,
+    )

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 from streams.core.records import APPROVED, LOCKED, POLICIES, REJECTED, Record
 from streams.core.rules import Rules, apply_policy
 from streams.mirror.content import accounts_content, decisions_content, locks_content, refreshed, touched
-from streams.mirror.freshness import Freshness, RemoteClock
+from streams.mirror.freshness import Answers, Freshness, RemoteClock
 from streams.mirror.model import Model, Opened, Progress, Stretch
 from streams.mirror.settings import MirrorSettings
 from streams.mirror.view import rules_view
@@ -114,6 +114,7 @@ class Session:
         self._rules_changed = asyncio.Event()
         self.is_live = False
         self._freshness: Freshness[TopicPartition] = Freshness([])
+        self._answers: Answers[TopicPartition] = Answers()
         self._began_ms = _steady_ms()
 
     @property
@@ -224,8 +225,10 @@ class Session:
             end, answered_ms = consumer.last_stable_offset(at), consumer.last_poll_timestamp(at)
             if end is None or answered_ms is None:
                 continue
-            seen_ms = now_ms - max(0.0, wall_ms - answered_ms)
-            self._freshness.observe(at, end=end, seen_ms=seen_ms, written=position)
+            handled_ms = now_ms - max(0.0, wall_ms - answered_ms)
+            seen_ms = self._answers.dated(at, stamp=answered_ms, handled_ms=handled_ms)
+            if seen_ms is not None:
+                self._freshness.observe(at, end=end, seen_ms=seen_ms, written=position)
 
     async def _write(self, place: Place, records: Sequence[ConsumerRecord]) -> None:
         batch = [_record(place.topic, record) for record in records]

@@ -6,6 +6,7 @@ up neither the others nor the reading. Nothing here is on the gate's path.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 from faust.types import StreamT
@@ -103,7 +104,7 @@ class Notifier:
             return
         for name, route in self._routes.items():
             if route.wants(message) and not self._memory.knows(name, message):
-                self._memory.take(name, message)
+                self._memory.take(name, message, time.time_ns() // 1_000_000)
                 self._couriers[name].offer(message)
 
     # -- what it says of itself

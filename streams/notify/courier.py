@@ -5,8 +5,9 @@ window's end, and from ``digest_at`` messages on becomes one. A message that fai
 together with what has come meanwhile. One that is older than ``give_up``, or beyond the longest queue, is given up and
 noted as such: nobody wants yesterday's lock at the end of an outage.
 
-A message is noted as sent *after* the service took it. A process that dies between the two tells it again: a service
-that can tell repeats apart is the only cure, and apprise knows of none.
+A message is noted as sent *after* the service said that it took it. Where that answer does not come in time, or the
+process dies (or is paused until another takes over) before the note, it is told again: a service that can tell repeats
+apart is the only cure, and apprise knows of none.
 """
 
 import asyncio

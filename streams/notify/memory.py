@@ -19,7 +19,7 @@ from streams.notify.messages import Message
 from streams.runtime import kafka
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.settings import Settings
-from streams.runtime.topics import NOTIFICATIONS, TopicNames
+from streams.runtime.topics import NOTIFICATIONS, NOTIFICATIONS_RETENTION_MS, TopicNames
 
 SCHEMA_VERSION = 1
 _DEADLINE_S = 30.0
@@ -70,21 +70,24 @@ class Memory:
         self._settings = settings
         self._topic = TopicNames.of(settings).physical(NOTIFICATIONS)
         self._producer: AIOKafkaProducer | None = None
-        self._known: set[tuple[str, str]] = set()
+        self._known: dict[tuple[str, str], int] = {}
+        """By route and fact: since when, oldest first."""
 
     async def open(self) -> None:
         """Read what is known. Raises KafkaError."""
         self._producer = kafka.producer(self._settings)
         await self._producer.start()
-        self._known = {(one.route, one.fact_id) for one in await read_told(self._settings)}
+        self._known = {(one.route, one.fact_id): one.at_ms for one in await read_told(self._settings)}
 
     def knows(self, route: str, message: Message) -> bool:
         """Whether its fate on the route is settled, by this process or a former one, or under way."""
         return (route, message.fact_id) in self._known
 
-    def take(self, route: str, message: Message) -> None:
-        """Remember, for this process only, that it is on its way: a record may be read twice."""
-        self._known.add((route, message.fact_id))
+    def take(self, route: str, message: Message, now_ms: int) -> None:
+        """Remember, for this process only, that it is on its way: a record may be read twice, but not after so long."""
+        self._known[route, message.fact_id] = now_ms
+        while self._known[oldest := next(iter(self._known))] < now_ms - NOTIFICATIONS_RETENTION_MS:
+            del self._known[oldest]
 
     async def note(self, route: str, messages: Sequence[Message], fate: Fate) -> None:
         """Remember for good. Raises KafkaError or TimeoutError: the process must end, or it would forget."""

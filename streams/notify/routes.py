@@ -2,7 +2,8 @@
 
 An address is an apprise URL (``slack://…``, ``pover://…``, ``mailtos://…``). It holds tokens, so it stands in
 ``TIDEGATE_NOTIFY_<ROUTE>`` or in the file that ``TIDEGATE_NOTIFY_<ROUTE>_FILE`` names, never in ``tidegate.toml``, and
-no error repeats it. A route has one address: were there two, a failure of one would tell the other again.
+no error repeats it. A route has one address and one recipient: were there two, a failure of one would tell the other
+again.
 """
 
 from collections.abc import Mapping

@@ -17,6 +17,8 @@ Send = Callable[[Message], Awaitable[bool]]
 log = logging.getLogger(__name__)
 
 _DEADLINE_S = 60.0
+# A service that takes a message and answers later than this is told again.
+_ANSWER_TIMEOUT_S = 30.0
 _KINDS: dict[Severity, apprise.NotifyType] = {
     "info": apprise.NotifyType.INFO,
     "warning": apprise.NotifyType.WARNING,
@@ -25,7 +27,7 @@ _KINDS: dict[Severity, apprise.NotifyType] = {
 
 
 def sender_of(route: Route) -> Send:
-    """What sends on a route. Raises SettingsError if apprise cannot read its address."""
+    """What sends on a route. Raises SettingsError if apprise cannot read its address, or finds several recipients."""
     asset = apprise.AppriseAsset(app_id="Tidegate", app_desc="Tidegate", secure_logging=True)
     service = apprise.Apprise(asset=asset)
     if not service.add(route.address):
@@ -33,6 +35,13 @@ def sender_of(route: Route) -> Send:
             f"{variable_of(route.name)} is no address that apprise can read; see the list of services in apprise's "
             "documentation"
         )
+    if (recipients := sum(len(one) for one in service)) > 1:
+        raise SettingsError(
+            f"{variable_of(route.name)} names {recipients} recipients: while one fails, the others would be told again "
+            "and again; give each a route of its own"
+        )
+    for one in service:
+        one.socket_read_timeout = max(one.socket_read_timeout, _ANSWER_TIMEOUT_S)
 
     async def send(message: Message) -> bool:
         try:

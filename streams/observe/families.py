@@ -215,7 +215,7 @@ MIRROR_LAG_RECORDS = Family(
 MIRROR_LAG_SECONDS = Family(
     "tidegate_mirror_lag_seconds",
     "gauge",
-    "How long the mirror has been behind the topics; 0: it is not.",
+    "Age of the model: whatever was committed longer ago is in Redis. Some tenths of a second are normal.",
     process="mirror",
 )
 MIRROR_COMPLETE = Family(

@@ -14,7 +14,7 @@ class MirrorMetrics:
     lag_records: int = 0
     """Committed records that are not in Redis yet."""
     lag_seconds: float = 0.0
-    """Since when it has been behind the topics; 0 where it is not."""
+    """Age of the model: whatever was committed longer ago is in Redis."""
     complete: bool = False
     """Whether Redis holds a whole model."""
     redis_up: bool = False

@@ -168,7 +168,7 @@ async def grant(settings: Settings, principal: str, entries: Iterable[Entry]) ->
 async def _create(client: AIOKafkaClient, principal: str, entry: Entry) -> None:
     pattern = _PREFIXED if entry.prefixed else _LITERAL
     request = CreateAclsRequest(entry.kind, entry.name, pattern, principal, _ANY_HOST, entry.operation, _ALLOW)
-    response = await client.send(client.get_random_node(), request)
+    response = await kafka.ask_any_broker(lambda: client.send(client.get_random_node(), request))
     for code, message in response.creation_responses:
         if code:
             raise for_code(code)(f"{entry.words} for {principal}: {message or for_code(code).__name__}")
@@ -253,7 +253,8 @@ async def _coordinator(client: AIOKafkaClient, kind: int, key: str) -> int | Non
 
 
 async def _metadata(client: AIOKafkaClient, topics: Sequence[str]) -> _Metadata:
-    response = await client.send(client.get_random_node(), _MetadataRequest(topics))
+    request = _MetadataRequest(topics)
+    response = await kafka.ask_any_broker(lambda: client.send(client.get_random_node(), request))
     return _Metadata(
         {name: _granted(code, operations) for code, name, _, _, operations in response.topics},
         _operations(response.cluster_authorized_operations),

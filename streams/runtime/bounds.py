@@ -55,6 +55,5 @@ class Looker:
             if self._consumer is None:
                 # Read uncommitted: a committed end could hide records that are only about to become visible.
                 consumer = kafka.consumer(self._settings, isolation_level="read_uncommitted")
-                await consumer.start()
-                self._consumer = consumer
+                self._consumer = await kafka.started(consumer)
             return self._consumer

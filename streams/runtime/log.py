@@ -109,8 +109,7 @@ class KafkaLog:
     async def changelog(self, start: int, end: int) -> AsyncGenerator[Restored, None]:
         if start >= end:
             return
-        reader = kafka.consumer(self._settings, auto_offset_reset="earliest")
-        await reader.start()
+        reader = await kafka.started(kafka.consumer(self._settings, auto_offset_reset="earliest"))
         try:
             reader.assign([self._state])
             reader.seek(self._state, start)

@@ -36,6 +36,8 @@ _SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|_URLS?(_FILE)?$|_NOTIFY_")
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]+@")
 # Shorter ones would blank half of every line; no broker should take them.
 _SECRET_CHARS_MIN = 4
+_TOKEN_CHARS_MIN = 8
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)+|localhost")
 
 decisions = structlog.stdlib.get_logger(_DECISIONS)
 
@@ -108,7 +110,14 @@ def secrets_of(environ: Mapping[str, str]) -> frozenset[str]:
         # A URL may be told, its password is not; a notification's address holds its token in any of its parts.
         if "://" not in text or name.startswith("TIDEGATE_NOTIFY_"):
             found.update(line.strip() for line in text.splitlines())
+        if name.startswith("TIDEGATE_NOTIFY_"):
+            found.update(part for part in _parts_of(text) if len(part) >= _TOKEN_CHARS_MIN)
     return frozenset(secret for secret in found if len(secret) >= _SECRET_CHARS_MIN)
+
+
+def _parts_of(address: str) -> list[str]:
+    """What may be a token in a notification's address; a host by its full name is none."""
+    return [part for part in re.split(r"[/:@?&=#,\s]+", address) if not _HOST.fullmatch(part)]
 
 
 def _text_of(path: str) -> str:

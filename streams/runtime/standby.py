@@ -192,8 +192,7 @@ class KafkaFeed:
             consumer = kafka.consumer(
                 self._settings, fetch_max_bytes=_FETCH_MAX_BYTES, max_poll_records=_POLL_MAX_RECORDS
             )
-            await consumer.start()
-            self._consumer = consumer
+            self._consumer = await kafka.started(consumer)
         self._consumer.assign([self._place(number) for number in positions])
         for number, position in positions.items():
             self._consumer.seek(self._place(number), position)

@@ -28,7 +28,7 @@ _OUTPUT_MAX_BYTES = 8 * 1024 * 1024
 # One record holds all open orders of an account, and nothing but executors closes them.
 _STATE_MAX_BYTES = 64 * 1024 * 1024
 # Longer than the notifier ever looks back (schemas.config: give_up).
-_NOTIFICATIONS_RETENTION_MS = 7 * 86_400_000
+NOTIFICATIONS_RETENTION_MS = 7 * 86_400_000
 
 
 class TopicsError(RuntimeError):
@@ -92,7 +92,7 @@ async def create_topics(
         want(topic, partitions, retention_ms=output_retention_ms, max_message_bytes=_OUTPUT_MAX_BYTES)
     want(POLICIES, 1, retention_ms=FOREVER_MS, retention_bytes=-1)
     want(REQUESTS, 1, retention_ms=FOREVER_MS, retention_bytes=-1)
-    want(NOTIFICATIONS, 1, retention_ms=_NOTIFICATIONS_RETENTION_MS)
+    want(NOTIFICATIONS, 1, retention_ms=NOTIFICATIONS_RETENTION_MS)
     want(JOURNAL, partitions, retention_ms=journal_retention_ms, max_message_bytes=_OUTPUT_MAX_BYTES)
     want(
         STATE,
@@ -105,9 +105,9 @@ async def create_topics(
     admin = kafka.admin(settings)
     await admin.start()
     try:
-        existing = set(await admin.list_topics())
+        existing = set(await kafka.ask_any_broker(admin.list_topics))
         missing = [topic for topic in wanted if topic.name not in existing]
-        response = await admin.create_topics(missing) if missing else None
+        response = await kafka.ask_any_broker(lambda: admin.create_topics(missing)) if missing else None
     finally:
         await admin.close()
     for topic, code, *message in response.topic_errors if response is not None else ():
@@ -135,8 +135,8 @@ async def verify_topics(settings: Settings) -> Layout:
     admin = kafka.admin(settings)
     await admin.start()
     try:
-        described = await admin.describe_topics()
-        cluster = await admin.describe_cluster()
+        described = await kafka.ask_any_broker(admin.describe_topics)
+        cluster = await kafka.ask_any_broker(admin.describe_cluster)
     finally:
         await admin.close()
     counts = {topic["topic"]: len(topic["partitions"]) for topic in described}

@@ -13,8 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from aiokafka.errors import KafkaError
+
 from infra.cluster import BrokerFailed
 from infra.jars import KafkaUnavailable
+from streams.runtime.topics import TopicsError
 from tests.chaos import results
 from tests.chaos.run import HARMS, SESSION_TIMEOUT_S, Stuck, run
 from tests.chaos.schedule import draw, load
@@ -60,8 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"chaos: interrupted; logs and schedule are in {directory}\n")
         return 130
-    except (Stuck, BrokerFailed) as why:
-        sys.stderr.write(f"chaos: {why}\nchaos: logs and schedule are in {directory}\nto see it again: {again}\n")
+    except (Stuck, BrokerFailed, KafkaError, TopicsError, OSError) as why:
+        sys.stderr.write(
+            f"chaos: {str(why) or repr(why)}\nchaos: logs and schedule are in {directory}\nto see it again: {again}\n"
+        )
         return 1
     for topic, counts in outcome.outputs.items():
         told = ", ".join(f"{name} {count:,}" for name, count in counts.items())

@@ -16,6 +16,7 @@ The six counts of harm:
 ``redeliveries`` are input records that a transaction held which was then aborted.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Container, Sequence
@@ -75,22 +76,25 @@ class Part:
     complete: bool = True
 
 
-def judge(directory: Path, processes: int = _PROCESSES) -> Verdict:
-    """Judge a dump on disk, partitions side by side in ``processes`` processes."""
+def judge(directory: Path, processes: int = _PROCESSES, *, compacted: bool = False) -> Verdict:
+    """Judge a dump on disk, partitions side by side in ``processes`` processes.
+
+    ``compacted``: the state changelog may have been.
+    """
     recording = Directory(directory)
     partitions = range(recording.partitions("signals"))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        parts = list(pool.map(partial(judge_partition, recording), partitions))
+        parts = list(pool.map(partial(judge_partition, recording, compacted=compacted), partitions))
     return verdict_of(recording, parts)
 
 
-def judge_recording(recording: Recording) -> Verdict:
+def judge_recording(recording: Recording, *, compacted: bool = False) -> Verdict:
     """Judge a run in this process."""
     partitions = range(recording.partitions("signals"))
-    return verdict_of(recording, [judge_partition(recording, number) for number in partitions])
+    return verdict_of(recording, [judge_partition(recording, number, compacted=compacted) for number in partitions])
 
 
-def judge_partition(recording: Recording, partition: int) -> Part:
+def judge_partition(recording: Recording, partition: int, *, compacted: bool = False) -> Part:
     """Replay one partition, and compare all that it published and stored."""
     part = Part()
     findings = part.findings
@@ -98,7 +102,7 @@ def judge_partition(recording: Recording, partition: int) -> Part:
     tally.load(recording)
     journal = Journal(recording, partition, findings)
     replay = Replay(recording, partition, findings)
-    state = StateCheck(recording, replay, findings)
+    state = StateCheck(recording, replay, findings, compacted)
     for transaction in journal.transactions():
         for made in replay.apply(transaction):
             tally.expect(made.output, made.partition)
@@ -202,11 +206,12 @@ def _policy_letters(recording: Recording, findings: Findings) -> list[Left]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the verdict on a dump; 1 for harm, 2 for a wrong call."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m tests.chaos.oracle DIRECTORY\n")
-        return 2
-    verdict = judge(Path(arguments[0]))
+    """Print the verdict on a dump; 1 for harm."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.oracle", description="Judge a dump; one JSON object.")
+    parser.add_argument("directory", type=Path, help="the dump")
+    parser.add_argument("--compacted", action="store_true", help="the state changelog may have been compacted")
+    given = parser.parse_args(arguments)
+    verdict = judge(given.directory, compacted=given.compacted)
     sys.stdout.write(json.dumps(asdict(verdict), indent=2, ensure_ascii=False) + "\n")
     return 1 if verdict.harm else 0
 

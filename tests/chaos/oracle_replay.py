@@ -5,10 +5,10 @@ The journal itself is judged here: its ranges must take up every record of every
 nothing that follows could be told from its consequences.
 
 What is not in the contract and had to be known of the gate: a record whose account belongs to another partition is
-forwarded there (its key the account, value, headers and timestamp as they were, an absent value empty, and a header that
-names its origin);
-one that was forwarded already and is still wrong, or is larger than ``FORWARD_BYTES_MAX``, becomes a dead letter. The
-account of a ``fills`` or ``pnl`` record that cannot be read is that of its key, for this too.
+forwarded there (its key the account; value, headers and timestamp as they were, an absent value empty; and a header
+that names its origin); one that was forwarded already and is still wrong, or is larger than ``FORWARD_BYTES_MAX``,
+becomes a dead letter. The account of a ``fills`` or ``pnl`` record that cannot be read is that of its key, for this
+too.
 """
 
 import hashlib

@@ -267,6 +267,15 @@ def test_kcat_sends_signals_and_shows_decisions(stage: Stage) -> None:
     assert len(stage.records(SIGNALS, "cat")) == sent + 1
 
 
+def test_kcat_gives_a_signal_without_account_no_key(stage: Stage) -> None:
+    require_program("kcat", "jq", "bash")
+    routed = order("cat", "s-routed") | {"account_id": None}
+    assert pipe(stage, [*KCAT, "send"], [routed], **by_certificate(stage, "pipeline"))[0] == 0
+    found = asyncio.run(read_topic(stage.desk.cluster.bootstrap, stage.desk.topics.physical(SIGNALS)))
+    (sent,) = [record for record in found if json.loads(record.value) == routed]
+    assert sent.key is None
+
+
 def test_kcat_says_when_it_may_not_send(stage: Stage) -> None:
     require_program("kcat", "jq", "bash")
     status, _, errors = pipe(stage, [*KCAT, "send"], [order("cat", "s-denied")], **by_certificate(stage, "observer"))

@@ -40,6 +40,15 @@ def test_compose_runs_a_mirror_that_asks_its_own_redis(services: dict[str, Any])
     assert " ".join(services["redis"]["command"]).startswith("redis-server --maxmemory-policy noeviction")
 
 
+def test_compose_runs_every_process_that_prometheus_looks_for(services: dict[str, Any]) -> None:
+    scraped = yaml.safe_load((ROOT / "infra" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    (names,) = (one["names"] for job in scraped for one in job["dns_sd_configs"])
+    processes = {name: services[name].get("command", ["worker"]) for name in names}
+    assert processes == {"worker": ["worker"], "steward": ["steward"], "mirror": ["mirror"], "notifier": ["notify"]}
+    (port,) = (one["port"] for job in scraped for one in job["dns_sd_configs"])
+    assert all(services[name]["environment"]["TIDEGATE_HTTP"] == f"0.0.0.0:{port}" for name in names)
+
+
 def test_compose_waits_for_health(services: dict[str, Any]) -> None:
     assert {"test", "interval", "retries"} <= services["kafka"]["healthcheck"].keys()
     assert {"test", "interval", "retries"} <= services["redis"]["healthcheck"].keys()

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.mirror.freshness import Freshness, RemoteClock
+from streams.mirror.freshness import Answers, Freshness, RemoteClock
 
 
 def test_nothing_is_known_before_every_place_was_complete_once() -> None:
@@ -62,6 +62,28 @@ def test_it_is_never_called_fresher_than_it_is(steps: list[tuple[int, int]]) -> 
         fresh_ms = freshness.fresh_ms
         if fresh_ms is not None:
             assert all(at_end <= written for at, at_end in answers if at <= fresh_ms)
+
+
+def test_an_answer_that_lay_unread_is_dated_by_the_one_before() -> None:
+    answers: Answers[str] = Answers()
+    assert answers.dated("a", stamp=1, handled_ms=100) is None
+    assert answers.dated("a", stamp=2, handled_ms=200) == 100
+    # The process slept: the next answer was given soon after it was asked for, and handled long after.
+    assert answers.dated("a", stamp=3, handled_ms=30_000) == 200
+    assert answers.dated("a", stamp=3, handled_ms=30_050) == 200
+    assert answers.dated("b", stamp=3, handled_ms=30_050) is None
+    assert answers.dated("a", stamp=4, handled_ms=30_100) == 30_000
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=30))
+def test_no_delay_of_an_answer_makes_it_younger(delays: list[tuple[int, int]]) -> None:
+    answers: Answers[str] = Answers()
+    now = 0
+    for number, (going, coming) in enumerate(delays):
+        given_ms = now + going
+        now = given_ms + coming
+        dated_ms = answers.dated("a", stamp=number, handled_ms=now)
+        assert dated_ms is None if number == 0 else dated_ms is not None and dated_ms <= given_ms
 
 
 def test_another_clock_is_told_no_later_than_it_was() -> None:

@@ -377,10 +377,11 @@ async def test_an_executor_needs_the_documented_rights_and_none_to_write(own_red
                 await executor.hset("tidegate:status", "phase", "live")
 
 
-async def test_a_reply_that_is_none_of_the_librarys_refuses() -> None:
+@pytest.mark.parametrize("reply", ["OK", None, ["", "", "soon", "", ""], [b"", b"\xff", b"1", b"", b""]])
+async def test_a_reply_that_is_none_of_the_librarys_refuses(reply: object) -> None:
     class Odd:
         async def fcall_ro(self, *_: object) -> object:
-            return "OK"
+            return reply
 
     assert (await LastLook(Odd()).ask("main", "o-1")).code == "REDIS_UNAVAILABLE"  # type: ignore[arg-type]
 

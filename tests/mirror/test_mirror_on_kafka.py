@@ -90,6 +90,7 @@ async def test_an_account_is_shown_as_the_command_line_shows_it(gate: Gate, scre
             assert (await session.get("/health")).status == 200
             assert (await session.get("/ready")).status == 200
             figures = await (await session.get("/metrics")).text()
+            assert shown(figures) == listed("mirror")
             assert "tidegate_mirror_complete 1.0" in figures
             await screen.client.client_pause(3_600_000)
 

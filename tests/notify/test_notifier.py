@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames, create_topics
 from tests.integration.support import Names, poll, produce, read_topic, wait_for
 from tests.integration.workers import WorkerProcess, settings_for
+from tests.observe.scrape import listed, scraped, shown
 from tests.notify.records import event, lock, warning
 
 pytestmark = pytest.mark.integration
@@ -104,6 +106,7 @@ class Desk:
             "TIDEGATE_BROKER": self.settings.broker,
             "TIDEGATE_TOPIC_PREFIX": self.settings.topic_prefix,
             "TIDEGATE_APP_ID": self.settings.app_id,
+            "TIDEGATE_HTTP": "127.0.0.1:0",
         } | {f"TIDEGATE_NOTIFY_{name.upper()}": address for name, address in services.items()}
 
     async def create(self) -> Self:
@@ -148,6 +151,11 @@ class Notifier:
     @property
     def log(self) -> str:
         return self._log.read_text()
+
+    @property
+    def address(self) -> str:
+        """Where it said that it listens."""
+        return str(re.findall(r"http on (\S+)", self.log)[-1])
 
     def wait_for(self, words: str) -> Self:
         def said() -> bool:
@@ -256,6 +264,12 @@ async def test_a_dead_route_holds_up_no_other_and_catches_up_as_a_digest(
         pager.up = True
         pager.told(1)
         await settled(desk.settings, 12)
+        told = 'tidegate_notify_messages_total{fate="sent",route="pager"} 6.0'
+        # It is counted after it is noted.
+        text = poll(lambda: has(scraped(notifier.address), told), DEADLINE_S, told)
+    assert shown(text) == listed("notifier")
+    assert 'tidegate_notify_failures_total{route="desk"} 0.0' in text
+    assert 'tidegate_notify_waiting_messages{route="pager"} 0.0' in text
     assert len(pager.titles) == 1
     assert pager.titles[0].startswith("6 accounts locked: account0")
     after = [(one["route"], one["told"], one["waiting"]) for one in await desk.status()]
@@ -284,9 +298,10 @@ async def test_the_gate_does_not_wait_for_a_notifier_and_a_real_lock_is_told(
             await wait_for(locked, DEADLINE_S, "a lock, while the notifier hangs")
             assert service.titles == []
             notifier.process.send_signal(signal.SIGCONT)
-            service.told(1)
-            pager.told(1)
-    assert "main locked: daily drawdown 3 % of 2 %" in service.titles[0]
+            # Beside it the desk is told of the tiers on the way, from another topic and so in any order.
+            told = "main locked: daily drawdown 3 % of 2 %"
+            poll(partial(service.has, told), DEADLINE_S, "the desk to be told")
+            assert pager.told(1) == [told]
 
 
 def now_ms() -> int:

@@ -1,9 +1,13 @@
 """Routes: who is told of what; and addresses, which are secrets."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
+import apprise
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from schemas.config import NotifySection
 from streams.notify.routes import Route, routes_of
@@ -66,6 +70,38 @@ def test_an_address_is_never_told() -> None:
 
     assert CANARY not in str(error.value)
     assert CANARY not in repr(route)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#risk/#{CANARY}",
+        f"json://one/{CANARY}, json://two/{CANARY}",
+    ],
+)
+def test_a_route_has_one_recipient(address: str) -> None:
+    with pytest.raises(SettingsError, match="TIDEGATE_NOTIFY_DESK names 2 recipients") as error:
+        sender_of(Route("desk", address))
+
+    assert CANARY not in str(error.value)
+
+
+async def test_a_service_that_answers_late_has_taken_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be told again and again: it took it each time."""
+    monkeypatch.setattr(apprise.URLBase, "socket_read_timeout", 0.05)
+    taken = []
+
+    async def answer(request: web.Request) -> web.Response:
+        taken.append(await request.json())
+        await asyncio.sleep(0.3)
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", answer)
+    async with TestServer(app) as server:
+        send = sender_of(Route("desk", f"json://127.0.0.1:{server.port}/"))
+        assert await send(message(LOCKED, lock()))
+    assert len(taken) == 1
 
 
 @pytest.mark.parametrize("name", ["", "1st", "two words", "a-b", "ä", "x" * 33])

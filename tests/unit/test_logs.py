@@ -116,6 +116,23 @@ def test_no_secret_passes_whatever_carries_it(monkeypatch: pytest.MonkeyPatch, t
     assert "within an error" in told.getvalue()
 
 
+def test_the_parts_of_a_notification_s_address_are_blanked_but_not_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = configured(
+        monkeypatch,
+        "info",
+        "console",
+        TIDEGATE_NOTIFY_DESK="slack://canary-a/canary-b/canary-c/#risk?key=canary-d",
+        TIDEGATE_NOTIFY_MAIL="mailtos://ann:canary-e@mail.example.com/",
+    )
+
+    logging.getLogger("apprise").warning(
+        "no answer from mail.example.com: canary-a/canary-b, canary-c; canary-d canary-e"
+    )
+
+    assert "canary" not in told.getvalue()
+    assert "no answer from mail.example.com" in told.getvalue()
+
+
 def test_tracebacks_carry_no_local_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     told = configured(monkeypatch, "info", "json")
 

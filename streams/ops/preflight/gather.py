@@ -131,9 +131,9 @@ async def _cluster(settings: Settings) -> Cluster:
         await admin.start()
     try:
         # The first request also opens the connection; what a decision waits for is the second.
-        await admin.describe_cluster()
+        await kafka.ask_any_broker(admin.describe_cluster)
         started = time.perf_counter()
-        found = await admin.describe_cluster()
+        found = await kafka.ask_any_broker(admin.describe_cluster)
         answered_ms = (time.perf_counter() - started) * 1000
         brokers = {one["node_id"]: f"{one['host']}:{one['port']}" for one in found["brokers"]}
         one = min(brokers)
@@ -149,7 +149,7 @@ async def _topics(settings: Settings) -> Mapping[str, TopicFacts]:
     admin = kafka.admin(settings)
     await admin.start()
     try:
-        described = [topic for topic in await admin.describe_topics() if topic["topic"] in ours]
+        described = [topic for topic in await kafka.ask_any_broker(admin.describe_topics) if topic["topic"] in ours]
         wanted = [ConfigResource(ConfigResourceType.TOPIC, topic["topic"]) for topic in described]
         configs = _configs(await admin.describe_configs(wanted)) if wanted else {}
     finally:
@@ -182,7 +182,7 @@ async def _acls(settings: Settings) -> Acls:
     async with kafka.client(settings) as client:
         # Any operation, any permission, any pattern, of topics.
         request = DescribeAclsRequest(_TOPIC, None, _ANY, None, None, _ANY, _ANY)
-        response = await client.send(client.get_random_node(), request)
+        response = await kafka.ask_any_broker(lambda: client.send(client.get_random_node(), request))
     if response.error_code == _SECURITY_DISABLED:
         return Acls(authorizer=False, rules=())
     if response.error_code:
