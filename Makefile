@@ -48,11 +48,11 @@ $(BENCH_VENV)/.ready: pyproject.toml
 	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
 
-chaos: setup ## Kill, stop, cut and wipe for a quarter of an hour, then judge (SEED=n FAULTS=n EVENTS=n)
+chaos: setup ## Break everything for a quarter of an hour, then judge (SEED=n FAULTS=n EVENTS=n CHAOS_ARGS="--replay FILE")
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) \
 	    $(if $(EVENTS),--events $(EVENTS)) $(CHAOS_ARGS)
 
-fuzz: setup ## Give the gate N broken inputs, 1,000,000 if not said (SEED=n: those of one seed)
+fuzz: setup ## Give the gate a million broken inputs (N=n SEED=n FUZZ_ARGS="--live 20000": through a live worker)
 	@$(BIN)/python -m tests.fuzz $(if $(N),--inputs $(N)) $(if $(SEED),--seed $(SEED)) $(FUZZ_ARGS)
 
 broker: setup ## Run a throw-away broker until Ctrl-C

@@ -215,6 +215,17 @@ class NotifySection(Section):
     give_up: Annotated[Duration, AfterValidator(_at_most_two_days)] = 21_600_000
     routes: dict[RouteName, NotifyRouteSection] = {}
 
+    @field_validator("routes")
+    @classmethod
+    def _each_with_a_variable_of_its_own(cls, routes: dict[str, NotifyRouteSection]) -> dict[str, NotifyRouteSection]:
+        names: dict[str, str] = {}
+        for name in routes:
+            if name.upper().endswith("_FILE"):
+                raise ValueError(f"{name!r} ends as the variables of files do; name the route otherwise")
+            if (other := names.setdefault(name.upper(), name)) != name:
+                raise ValueError(f"{other!r} and {name!r} would have one variable; names must differ by more than case")
+        return routes
+
 
 class RateLimitSection(Section):
     """At most ``orders`` approvals of one account in ``per``."""

@@ -11,7 +11,7 @@ What it promises, and how:
   sent again. Offsets are committed after the report, so a crash repeats work and loses none.
 - *Every order is accounted for*: one that is not sent is reported as `cancelled`, which frees what the gate reserves
   for it. A report that is repeated has the same `fill_id` and changes nothing.
-- *A lock does not wait for orders*: it is read by a task of its own.
+- *A lock waits for one order at most*, the one that is on its way: it is read by a task of its own.
 
 An order of which the venue says nothing clear ends the program: only the venue can tell, and the next start asks it.
 """

@@ -131,8 +131,7 @@ class Session:
     async def run(self) -> None:
         """Mirror until cancelled. Raises Superseded, ModelError, KafkaError, ValueError (state of a newer release)."""
         opened = await self._model.open()
-        consumer = kafka.consumer(self._settings, fetch_max_wait_ms=_FETCH_MAX_WAIT_MS)
-        await consumer.start()
+        consumer = await kafka.started(kafka.consumer(self._settings, fetch_max_wait_ms=_FETCH_MAX_WAIT_MS))
         try:
             opened = await self._assign(consumer, opened)
             log.info("mirroring into %s, generation %s", self._mirror.address, self._generation)

@@ -69,12 +69,14 @@ def run(
 ) -> None:
     """Run the notifier until SIGTERM or Ctrl-C: it tells people of locks, warnings and unlocks.
 
-    Each route of the table notify says of which accounts and how grave; its address, an apprise URL, is a secret and
-    stands in TIDEGATE_NOTIFY_<ROUTE> (or …_FILE). One route that does not answer holds up no other; what fails is tried
-    again until it is notify.give_up old. When many accounts lock at once, a route gets one message for all.
+    Each route of the table notify says of which accounts and how grave; its address, an apprise URL with one recipient,
+    is a secret and stands in TIDEGATE_NOTIFY_<ROUTE> (or …_FILE). One route that does not answer holds up no other;
+    what fails is tried again until it is notify.give_up old. When many accounts lock at once, a route gets one message
+    for all.
 
     What was told is kept in a topic: over restarts nothing is lost, and nothing is told twice but what a service took
-    in the moment in which a notifier died. The gate never waits for it. A second notifier waits until the first ends.
+    without an answer in time, or in the moment in which a notifier died. The gate never waits for it. A second notifier
+    waits until the first ends.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -111,6 +113,8 @@ def try_routes(
     if not names:
         raise CommandError("no route is configured", ExitStatus.USAGE, "add [notify.routes.NAME] to tidegate.toml")
     senders = _check_routes(section, names)
+    # What a service answers is told by apprise, as a warning.
+    configure_logging("warning")
     results = asyncio.run(_try_all(senders))
     table = plain_table()
     for column in ("Route", "Severity", "Accounts", ""):

@@ -20,6 +20,7 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     IncompatibleBrokerVersion,
     KafkaError,
+    NodeNotReadyError,
     TransactionalIdAuthorizationFailed,
     for_code,
 )
@@ -228,7 +229,8 @@ async def _may_join(client: AIOKafkaClient, group: str) -> bool:
         return Operation.READ in _operations(described["authorized_operations"])
     except GroupAuthorizationFailedError:
         return False
-    except BrokerResponseError:
+    except (BrokerResponseError, NodeNotReadyError):
+        # It does not tell now; joining will.
         return True
 
 

@@ -33,7 +33,7 @@ _OURS = ("streams", "tidegate")
 _DECISIONS = "tidegate.decisions"
 _LIBRARIES = ("aiokafka", "apprise", "asyncio", "faust", "mode")
 _SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|_URLS?(_FILE)?$|_NOTIFY_")
-_URL_PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]+@")
+_URL_PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):([^\s/@]+)@")
 # Shorter ones would blank half of every line; no broker should take them.
 _SECRET_CHARS_MIN = 4
 _TOKEN_CHARS_MIN = 8
@@ -110,6 +110,7 @@ def secrets_of(environ: Mapping[str, str]) -> frozenset[str]:
         # A URL may be told, its password is not; a notification's address holds its token in any of its parts.
         if "://" not in text or name.startswith("TIDEGATE_NOTIFY_"):
             found.update(line.strip() for line in text.splitlines())
+        found.update(password for _, password in _URL_PASSWORD.findall(text))
         if name.startswith("TIDEGATE_NOTIFY_"):
             found.update(part for part in _parts_of(text) if len(part) >= _TOKEN_CHARS_MIN)
     return frozenset(secret for secret in found if len(secret) >= _SECRET_CHARS_MIN)

@@ -86,7 +86,7 @@ class Policies:
         """Read all that is there. Returns when ``rules`` are those of the topic's end."""
         consumer = kafka.consumer(self._settings)
         self._consumer = consumer
-        await consumer.start()
+        await kafka.started(consumer)
         consumer.assign([self._place])
         await consumer.seek_to_beginning(self._place)
         end = (await consumer.end_offsets([self._place]))[self._place]

@@ -44,7 +44,9 @@ class Engine(NamedTuple):
 TIDEGATE = Engine("tidegate", "Tidegate", "exactly once", "RocksDB + changelog", batches=True)
 PEERS = (
     Engine("faust_plain", "(a) Faust, plain", "at least once", "RocksDB tables + changelog", batches=False),
-    Engine("faust_tuned", "(b) Faust, tuned", "at least once", "RocksDB tables + changelog", batches=False),
+    Engine(
+        "faust_tuned", "(b) Faust, tuned", "at least once", "tables in memory + changelog", batches=True, needs="uvloop"
+    ),
     Engine("quix", "(c) Quix Streams", "exactly once", "RocksDB + changelog", batches=False, needs="quixstreams"),
     Engine("aiokafka_loop", "(d) bare aiokafka loop", "none", "dict, lost with the process", batches=True),
     Engine("librdkafka_loop", "(e) bare librdkafka loop", "none", "dict, lost with the process", batches=True),

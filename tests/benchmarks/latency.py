@@ -42,7 +42,7 @@ class Size(NamedTuple):
 
 
 FULL = Size(seconds=20, warm_up_s=3, rounds=5, idle_probes=100, bursts=4)
-QUICK = Size(seconds=6, warm_up_s=2, rounds=5, idle_probes=40, bursts=2)
+QUICK = Size(seconds=5, warm_up_s=1, rounds=5, idle_probes=30, bursts=2)
 
 
 def run(size: Size) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import orjson
 
 from tests.chaos.oracle_findings import STATE_MISMATCH, Findings
 from tests.chaos.oracle_replay import Replay, Transaction
-from tests.chaos.recording import STATE, Rec, Recording, Store
+from tests.chaos.recording import JOURNAL, STATE, Rec, Recording, Store
 from tests.model.naive import DAILY, TRAILING, WEEKLY, Account, Json, NaiveGate, Period, duration_ms, end_ms
 
 TABLES = ("accounts", "drawdown", "positions", "orders")
@@ -241,6 +241,12 @@ def runs_of(recording: Recording, partition: int) -> Iterator[list[Rec]]:
         run.append(rec)
     if run:
         yield run
+
+
+def is_thinned(recording: Recording, partition: int) -> bool:
+    """Whether the changelog lacks what some transaction wrote: each of them writes its offsets."""
+    written_offsets = sum(rec.key == _OFFSETS for rec in recording.records(STATE, partition))
+    return written_offsets < sum(1 for _ in recording.records(JOURNAL, partition))
 
 
 @dataclass

@@ -20,6 +20,7 @@ from streams.runtime.store import changelog_key
 from tests.integration.support import Names, require_local_kafka, wait_for
 from tests.mirror.processes import ACCOUNTS, DEADLINE_S, PARTITIONS, Gate, Screen
 from tests.mirror.servers import PASSWORD, Server, server
+from tests.observe import scrape
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -90,7 +91,7 @@ async def test_an_account_is_shown_as_the_command_line_shows_it(gate: Gate, scre
             assert (await session.get("/health")).status == 200
             assert (await session.get("/ready")).status == 200
             figures = await (await session.get("/metrics")).text()
-            assert shown(figures) == listed("mirror")
+            assert scrape.shown(figures) == scrape.listed("mirror")
             assert "tidegate_mirror_complete 1.0" in figures
             await screen.client.client_pause(3_600_000)
 

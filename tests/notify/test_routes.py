@@ -110,6 +110,15 @@ def test_a_route_s_name_must_fit_into_a_variable_s(name: str) -> None:
         NotifySection.model_validate({"routes": {name: {}}})
 
 
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [(["desk", "Desk"], "'desk' and 'Desk' would have one variable"), (["desk_file"], "'desk_file' ends as")],
+)
+def test_a_route_s_variable_is_its_own(names: list[str], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        NotifySection.model_validate({"routes": {name: {} for name in names}})
+
+
 def test_giving_up_later_than_after_two_days_is_refused() -> None:
     with pytest.raises(ValueError, match="must be at most '2d'"):
         NotifySection.model_validate({"give_up": "3d"})

@@ -105,6 +105,7 @@ def test_no_secret_passes_whatever_carries_it(monkeypatch: pytest.MonkeyPatch, t
     log = logging.getLogger("tidegate")
 
     log.info("password %s, url redis://desk:canary-redis@host/0", "canary-sasl")
+    log.info("the server refuses canary-redis")
     log.info("%s", {"nested": ["canary-key", ("json://host/canary-path",)]})
     try:
         raise ValueError("canary-sasl within an error")

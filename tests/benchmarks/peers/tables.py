@@ -1,6 +1,6 @@
 """The gate's state in an engine's own tables: one value a table and account, remembered ids under keys of their own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from streams.core.state import DECISIONS, NEW_ACCOUNT, TABLES, Account, Change, Remembered, decode_account
@@ -39,25 +39,3 @@ class TableState:
         for table, key, value in changes:
             if value is not None:
                 self._tables[table][key] = value
-
-
-class CachedTableState(TableState):
-    """The same behind live account objects: tables are read once an account, and written through."""
-
-    def __init__(self, tables: Mapping[str, Table], accounts_max: int = 20_000) -> None:
-        super().__init__(tables)
-        self._live: dict[str, Account] = {}
-        self._max = accounts_max
-
-    def read(self, account_id: str) -> Account:
-        held = self._live.get(account_id)
-        return super().read(account_id) if held is None else held
-
-    def keep(self, account_id: str, account: Account) -> None:
-        """Hold the account as it is now."""
-        if len(self._live) >= self._max and account_id not in self._live:
-            self._live.clear()
-        self._live[account_id] = account
-
-
-Read = Callable[[str], Account]
