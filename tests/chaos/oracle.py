@@ -116,7 +116,7 @@ def judge_partition(recording: Recording, partition: int, *, compacted: bool = F
     part.arrived = list(arrivals(recording, partition))
     check_bases(recording, partition, findings, tally.wrong)
     check_exposure(recording, partition, findings)
-    check_stores(recording, partition, findings)
+    check_stores(recording, partition, findings, compacted=state.compacted)
     part.events = sum(1 for topic in INPUTS for _ in recording.records(topic, partition))
     part.decisions = tally.counts.get("approved-orders", 0) + tally.counts.get("rejected-signals", 0)
     part.locks = tally.counts.get("account-locked", 0)

@@ -28,6 +28,7 @@ from streams.runtime.topics import TopicNames, create_topics
 from tests.integration.support import Names, poll, produce
 from tests.integration.workers import WorkerProcess, settings_for
 from tests.observe import promql
+from tests.observe.scrape import listed, scraped, shown
 
 PARTITIONS = 2
 DEADLINE_S = 40.0
@@ -156,18 +157,9 @@ def gate(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ga
 def test_every_family_is_there_with_its_labels_and_no_other(gate: Gate) -> None:
     gate.wait("tidegate_accounts_unsurveyed", 0)
     poll(lambda: gate.scrape().value("tidegate_state_bytes"), DEADLINE_S, "the size of the state")
-    shown: dict[str, set[str]] = {}
-    for sample in gate.scrape().samples:
-        shown.setdefault(sample.name, set()).update(sample.labels)
-
-    listed: dict[str, set[str]] = {}
-    for family in FAMILIES.values():
-        if family.process in ("every", "worker"):
-            for name in family.series:
-                listed[name] = set(family.labels) | ({"le"} if name.endswith("_bucket") else set())
-
-    assert {name: labels for name, labels in shown.items() if name.startswith("tidegate_")} == listed
-    assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= shown.keys()
+    text = scraped(gate.address)
+    assert shown(text) == listed("worker")
+    assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= shown(text, "").keys()
 
 
 def test_the_figures_are_those_of_what_happened(gate: Gate) -> None:
@@ -209,17 +201,15 @@ def test_accounts_are_shown_as_they_stand(gate: Gate) -> None:
 
 
 def test_every_query_of_dashboards_and_alerts_asks_for_what_a_worker_shows(gate: Gate) -> None:
-    shown: dict[str, set[str]] = {}
-    for sample in gate.scrape().samples:
-        shown.setdefault(sample.name, set()).update(sample.labels)
+    there = shown(scraped(gate.address), "")
     elsewhere = {name for one in FAMILIES.values() if one.process not in ("every", "worker") for name in one.series}
     asked = [selector for query in promql.everything() for selector in promql.selectors(query)]
     assert len(asked) > 50
     for selector in asked:
         if selector.metric in elsewhere or selector.metric == "up":
             continue
-        assert selector.metric in shown, selector
-        assert selector.labels <= shown[selector.metric] | {"job", "instance"}, selector
+        assert selector.metric in there, selector
+        assert selector.labels <= there[selector.metric] | {"job", "instance"}, selector
 
 
 def test_no_account_is_named_where_that_is_not_wanted(kafka: Broker, topics: Names, tmp_path: Path) -> None:

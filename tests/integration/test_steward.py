@@ -1,6 +1,7 @@
 """The steward beside a real worker on a real broker: venues down and up again, one rung down, changes that end."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames, create_topics
 from tests.integration.support import Names, poll, produce, read_topic, wait_for
 from tests.integration.workers import WorkerProcess, settings_for
+from tests.observe.scrape import listed, scraped, shown
 
 DEADLINE_S = 30.0
 ACCOUNT = "main"
@@ -53,12 +55,18 @@ class StewardProcess:
             "TIDEGATE_BROKER": settings.broker,
             "TIDEGATE_TOPIC_PREFIX": settings.topic_prefix,
             "TIDEGATE_APP_ID": settings.app_id,
+            "TIDEGATE_HTTP": "127.0.0.1:0",
         }
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def log(self) -> str:
         return self._log_path.read_text()
+
+    @property
+    def address(self) -> str:
+        """Where it said that it listens."""
+        return str(re.findall(r"http on (\S+)", self.log)[-1])
 
     def start(self) -> Self:
         with self._log_path.open("wb") as file:
@@ -242,6 +250,10 @@ async def test_a_breach_moves_the_account_one_rung_down_once(desk: Desk) -> None
             await desk.expect("dead-letters", 1)
             assert [one["reason"] for one in await desk.values("dead-letters")] == ["DUPLICATE_COMMAND"]
             assert len(await changed()) == 1
+            text = scraped(second.address)
+            assert shown(text) == listed("steward")
+            assert "tidegate_steward_serving 1.0" in text
+            assert 'tidegate_steward_published_records_total{topic="controls"} 1.0' in text
 
 
 async def test_a_change_ends_within_a_second_of_its_expiry_unless_it_was_changed_again(desk: Desk) -> None:

@@ -14,12 +14,12 @@ def scraped(address: str) -> str:
     return text
 
 
-def shown(text: str) -> dict[str, set[str]]:
-    """The labels of each of Tidegate's series in an answer."""
+def shown(text: str, begins: str = "tidegate_") -> dict[str, set[str]]:
+    """The labels of each series in an answer whose name begins so."""
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name.startswith("tidegate_"):
+            if sample.name.startswith(begins):
                 found.setdefault(sample.name, set()).update(sample.labels)
     return found
 

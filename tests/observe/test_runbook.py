@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from streams.ops.cli import app
+from streams.ops.preflight.registry import CHECKS, groups_of
 from tests.observe import promql
 
 RUNBOOK = Path(promql.INFRA / "runbook.md").read_text()
@@ -39,7 +40,8 @@ def test_an_entry_is_whole(name: str) -> None:
     assert places == sorted(places)
     assert commands(entry), "no command"
     for block in re.findall(r"^```console\n(.*?)^```", entry, re.MULTILINE | re.DOTALL):
-        assert any(line and not line.startswith("$ ") for line in block.splitlines()), f"no expected output:\n{block}"
+        for typed, output in re.findall(r"^(\$ .*\n)((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+            assert re.search(r"\w", output), f"no expected output of {typed}"
 
 
 def test_every_alert_is_in_the_table_of_contents_with_its_severity() -> None:
@@ -56,6 +58,20 @@ def test_every_command_is_one_that_the_program_takes(line: str) -> None:
     name, *arguments = shlex.split(first, comments=True)
     assert name == "tidegate", line
     parse(arguments)
+
+
+PREFLIGHT = {check.name: check for check in CHECKS}
+
+
+@pytest.mark.parametrize("line", re.findall(r"^(?:PASS|WARN|FAIL) .*$", RUNBOOK, re.MULTILINE))
+def test_a_finding_is_one_of_preflights_own(line: str) -> None:
+    name, said = line.split(" ", 2)[1:]
+    assert said.startswith(f"{PREFLIGHT[name].title}: ")
+
+
+@pytest.mark.parametrize("group", sorted(set(re.findall(r"--group (\w+)", RUNBOOK))))
+def test_a_group_of_checks_is_there(group: str) -> None:
+    assert group in groups_of(CHECKS)
 
 
 def parse(arguments: list[str]) -> None:
