@@ -7,7 +7,7 @@ up neither the others nor the reading. Nothing here is on the gate's path.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from faust.types import StreamT
 from mode import Service
@@ -28,6 +28,32 @@ from streams.runtime.web import Report, web_for
 
 log = logging.getLogger(__name__)
 
+_PULSE_S = 0.5
+
+
+class NotAlone(RuntimeError):
+    """The group has or may have another member, which tells what waits here. Only a new start knows what was told."""
+
+
+class Pulse:
+    """Notices that the process was paused for longer than its membership lasts: another may have begun meanwhile."""
+
+    def __init__(self, session_timeout_ms: int) -> None:
+        self._session_s = session_timeout_ms / 1000
+        self._beat_s = time.monotonic()
+
+    async def run(self) -> None:
+        """Beat. Raises NotAlone."""
+        while True:
+            self.check()
+            self._beat_s = time.monotonic()
+            await asyncio.sleep(_PULSE_S)
+
+    def check(self) -> None:
+        """Raises NotAlone if the last beat is too long ago."""
+        if time.monotonic() - self._beat_s > self._session_s:
+            raise NotAlone("the process was paused, and another notifier may have begun meanwhile")
+
 
 class Notifier:
     """The parts of a notifier, started and stopped in order."""
@@ -46,14 +72,21 @@ class Notifier:
         self._terms = section
         self._routes = routes
         self._memory = Memory(settings)
+        self._pulse = Pulse(settings.session_timeout_ms)
         self._couriers = {
-            name: Courier(name, sender(route), self._memory.note, section) for name, route in routes.items()
+            name: Courier(name, sender(route), self._memory.note, section, check_alone=self._pulse.check)
+            for name, route in routes.items()
         }
         self._serving = False
         self.app = create_committed_app(settings, "notify")
         self._web = web_for(
             settings, health=self.health, ready=self.ready, metrics=exposition("notifier", self.samples)
         )
+
+        @self.app.on_partitions_revoked.connect
+        async def lost(*_: object, **__: object) -> None:
+            if self._serving:
+                await self.app.crash(NotAlone("the group gave its partitions to another notifier"))
 
         @self.app.agent(raw_topic(self.app, self._names.physical(LOCKED)), name="notify-locks")
         async def locks(records: StreamT[bytes]) -> None:
@@ -79,7 +112,7 @@ class Notifier:
         await take_over(self._settings, self.app.conf.id, "notifier", layout, remembered_ms)
         await self._memory.open()
         await self.app.start()
-        await self.app.add_runtime_dependency(_Couriers(self._couriers))
+        await self.app.add_runtime_dependency(_Couriers(self._couriers, self._pulse))
         self._serving = True
         log.info("notifier serving: %s", ", ".join(self._couriers) or "no route")
 
@@ -132,17 +165,19 @@ class Notifier:
 class _Couriers(Service):
     """Runs the couriers. One that fails crashes the app: it could not remember what it told."""
 
-    def __init__(self, couriers: Mapping[str, Courier]) -> None:
+    def __init__(self, couriers: Mapping[str, Courier], pulse: Pulse) -> None:
         super().__init__()
         self._couriers = couriers
+        self._pulse = pulse
 
     async def on_start(self) -> None:
+        self.add_future(self._run(self._pulse.run()))
         for courier in self._couriers.values():
-            self.add_future(self._run(courier))
+            self.add_future(self._run(courier.run()))
 
-    async def _run(self, courier: Courier) -> None:
+    async def _run(self, work: Awaitable[None]) -> None:
         try:
-            await courier.run()
+            await work
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the process

@@ -46,11 +46,22 @@ class CourierMetrics:
 class Courier:
     """The messages of one route that were not told yet, and their way out."""
 
-    def __init__(self, route: str, send: Send, note: Note, terms: NotifySection, *, retry_min_s: float = _RETRY_MIN_S):
+    def __init__(
+        self,
+        route: str,
+        send: Send,
+        note: Note,
+        terms: NotifySection,
+        *,
+        check_alone: Callable[[], None] = lambda: None,
+        retry_min_s: float = _RETRY_MIN_S,
+    ) -> None:
+        """``check_alone`` raises where another notifier may have told by now what waits here."""
         self.route = route
         self.metrics = CourierMetrics()
         self._send = send
         self._note = note
+        self._check_alone = check_alone
         self._digest_at = terms.digest_at
         self._window_s = terms.digest_window / 1000
         self._give_up_ms = terms.give_up
@@ -81,22 +92,23 @@ class Courier:
                 retry_s = min(_RETRY_MAX_S, 2 * retry_s)
 
     async def _tell_all(self) -> bool:
-        """Tell what waits now: each on its own, or all as one. False as soon as the service does not take one."""
+        """Tell what waits now: each on its own, or all as one. False if the service did not take all of it."""
         await self._give_up_on_old()
+        taken = True
         if len(self._waiting) >= self._digest_at:
             together = tuple(self._waiting)
-            if not await self._tell(digest(together), together):
-                return False
-            self.metrics.digests += 1
+            taken = await self._tell(digest(together), together)
+            self.metrics.digests += taken
         else:
+            # One that a service never takes does not hold up those behind it.
             for message in tuple(self._waiting):
-                if not await self._tell(message, (message,)):
-                    return False
+                taken &= await self._tell(message, (message,))
         if not self._waiting:
             self._arrived.clear()
-        return True
+        return taken
 
     async def _tell(self, message: Message, told: Sequence[Message]) -> bool:
+        self._check_alone()
         if not await self._send(message):
             return False
         await self._settle(told, "sent")

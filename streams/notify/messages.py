@@ -91,7 +91,7 @@ def _lock(lock: AccountLocked) -> Message:
     lines = [
         f"Locked at {write_time(lock.locked_at)}, profile {lock.profile}, trading state {lock.trading_state}.",
         f"Equity {_amount(lock.equity)}" + (f", from {_amount(lock.base_equity)}." if lock.base_equity else "."),
-        f"{len(lock.open_orders)} entries to cancel, {len(lock.positions)} positions held.",
+        f"Entries to cancel: {len(lock.open_orders)}. Positions held: {len(lock.positions)}.",
         *(
             f"  cancel {one.order_id}: {one.side} {_amount(one.quantity_left)} {one.instrument} at {one.venue}"
             for one in lock.open_orders[:_LISTED]

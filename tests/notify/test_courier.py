@@ -9,6 +9,7 @@ import pytest
 
 from schemas.config import NotifySection
 from streams.notify import courier as couriers
+from streams.notify.app import NotAlone, Pulse
 from streams.notify.courier import Courier, Fate
 from streams.notify.messages import Message
 from tests.integration.support import wait_for
@@ -147,3 +148,42 @@ async def test_who_cannot_remember_does_not_go_on_telling() -> None:
     with pytest.raises(OSError, match="the topic is away"):
         await asyncio.wait_for(one.run(), 10)
     assert len(service.taken) == 1
+
+
+async def test_one_that_is_never_taken_holds_up_no_other() -> None:
+    service, notes = Service(), Notes()
+
+    async def send(message: Message) -> bool:
+        return message.account_id != "refused" and await service.send(message)
+
+    one = Courier("desk", send, notes.note, NotifySection(), retry_min_s=0.02)
+    running = asyncio.create_task(one.run())
+    one.offer(locked_message("refused", now_ms()))
+    one.offer(locked_message("other", now_ms()))
+    await settled(notes, 1)
+    running.cancel()
+    await asyncio.wait({running})
+    assert notes.fates == [("other", "sent")]
+    assert one.metrics.waiting == 1
+
+
+async def test_who_may_not_be_alone_tells_nothing() -> None:
+    service, notes = Service(), Notes()
+
+    def paused() -> None:
+        raise NotAlone("the process was paused")
+
+    one = Courier("desk", service.send, notes.note, NotifySection(), check_alone=paused)
+    one.offer(locked_message("a", now_ms()))
+    with pytest.raises(NotAlone):
+        await asyncio.wait_for(one.run(), 10)
+    assert service.taken == []
+
+
+def test_a_pulse_notices_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    pulse = Pulse(session_timeout_ms=6_000)
+    pulse.check()
+    later = time.monotonic() + 6.1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    with pytest.raises(NotAlone, match="was paused"):
+        pulse.check()

@@ -18,7 +18,7 @@ def test_a_lock_says_who_why_and_what_to_do() -> None:
     assert told.body.splitlines() == [
         "Locked at 2017-12-19T11:30:00Z, profile aggressive, trading state REDUCING.",
         "Equity 9640, from 10000.",
-        "1 entries to cancel, 1 positions held.",
+        "Entries to cancel: 1. Positions held: 1.",
         "  cancel o-79f71026536aa5ef5a8689dcbd8a3a4c: buy 0.2 BTC-USD at binance",
         "  held 0.3 BTC-USD at binance, average 16490",
         "",
@@ -106,5 +106,5 @@ def test_long_lists_are_cut() -> None:
     order: dict[str, Any] = lock()["open_orders"][0]
     told = message(LOCKED, lock(open_orders=[order | {"order_id": f"o-{number}"} for number in range(30)]))
 
-    assert "30 entries to cancel" in told.body
+    assert "Entries to cancel: 30." in told.body
     assert told.body.count("  cancel o-") == 10

@@ -251,6 +251,30 @@ async def test_a_death_between_telling_and_noting_tells_again_and_only_then(desk
     assert [title.split()[0] for title in service.titles] == ["main", "main", "marker"]
 
 
+async def test_one_that_was_paused_past_its_session_tells_nothing_of_what_it_held(desk: Desk, service: Service) -> None:
+    with desk.notifier() as first:
+        first.wait_for("notifier serving")
+        service.up = False
+        await desk.publish(LOCKED, fresh(1))
+        first.wait_for("route desk: not told")
+        first.process.send_signal(signal.SIGSTOP)
+        service.up = True
+        with desk.notifier() as second:
+            second.wait_for("notifier serving")  # which waits until the group has missed the first
+            service.told(1)
+            await settled(desk.settings, 2)
+            first.process.send_signal(signal.SIGCONT)
+            assert first.process.wait(DEADLINE_S) == 1
+            assert "notifier failed: NotAlone" in first.log
+            # It may have joined the group once more before it ended: then this one ends as well, and the next goes on.
+            second.end(signal.SIGKILL)
+    with desk.notifier() as third:
+        third.wait_for("notifier serving")
+        await desk.publish(LOCKED, fresh(2, "marker"))
+        service.told(2)
+    assert [title.split()[0] for title in service.titles] == ["main", "marker"]
+
+
 async def test_a_dead_route_holds_up_no_other_and_catches_up_as_a_digest(
     desk: Desk, service: Service, pager: Service
 ) -> None:
