@@ -4,6 +4,12 @@ Everything of one commit goes into one write batch together with the checkpoint,
 of exactly one committed transaction: never a part, and (it is written after the commit) never more than the log has.
 It is a cache: whenever it cannot be trusted it is wiped and restored from the log.
 
+RocksDB writes no log of its own here. What it has flushed to files is always the state of some transaction, the last
+one or an earlier one, whatever of the disk is lost: a MANIFEST without its end names fewer files, and each write is in
+one file whole. With a log of newer writes beside it, such a database opened without a word, up to date by its
+checkpoint, and with holes. A process that dies loses what was not flushed (at most :data:`FLUSH_INTERVAL_S` and the
+write buffers), and restores it from the changelog.
+
 Layout of a RocksDB database, in key order: ``\\x00meta``, the checkpoint; ``\\x01`` + expiry (8 bytes) + id, the index
 of remembered ids by expiry, local only; ``table NUL key``, the state records under the keys of the changelog.
 """
@@ -11,6 +17,7 @@ of remembered ids by expiry, local only; ``table NUL key``, the state records un
 import contextlib
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -25,6 +32,7 @@ from rocksdict import (
     Rdict,
     WriteBatch,
     WriteBufferManager,
+    WriteOptions,
 )
 
 from streams.core.state import DECISIONS, Change
@@ -32,6 +40,7 @@ from streams.core.state import DECISIONS, Change
 log = logging.getLogger(__name__)
 
 LAYOUT_VERSION = 1
+FLUSH_INTERVAL_S = 10.0
 _META = b"\x00meta"
 _EXPIRY = b"\x01"
 _DAMAGED = ".damaged"
@@ -157,7 +166,6 @@ class RocksEnvironment:
         options.set_write_buffer_manager(self._buffers)
         options.set_write_buffer_size(2 * 1024 * 1024)
         options.set_max_write_buffer_number(2)
-        options.set_max_total_wal_size(8 * 1024 * 1024)
         options.set_target_file_size_base(4 * 1024 * 1024)
         options.set_max_bytes_for_level_base(16 * 1024 * 1024)
         options.set_max_open_files(32)
@@ -189,6 +197,9 @@ class RocksStore:
         self._checkpoint = _checkpoint_of(self._db)
         self._swept = _EXPIRY
         self._closed = False
+        self._unlogged = WriteOptions()
+        self._unlogged.disable_wal = True
+        self._flush_due_s = time.monotonic() + FLUSH_INTERVAL_S
 
     def get(self, table: str, key: bytes) -> bytes | None:
         try:
@@ -214,7 +225,10 @@ class RocksStore:
                 else:
                     batch.put(stored, value)
             batch.put(_META, self._meta(checkpoint))
-            self._db.write(batch)
+            self._db.write(batch, self._unlogged)
+            if time.monotonic() > self._flush_due_s:
+                self._db.flush(False)
+                self._flush_due_s = time.monotonic() + FLUSH_INTERVAL_S
         except Exception as error:
             raise self._condemn(error) from error
         self._checkpoint = checkpoint
@@ -258,6 +272,10 @@ class RocksStore:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            try:
+                self._db.flush()
+            except Exception as error:  # noqa: BLE001 - rocksdict raises nothing narrower
+                log.warning("store %s was not flushed (%s): the next start restores what is missing", self._path, error)
             self._db.close()
 
     def _open(self) -> Rdict:

@@ -35,7 +35,7 @@ _TAKEN_OVER_S = 30.0
 _RESTORE_ATTEMPTS = 6
 _DELAY_S = 0.15
 _FILE_LIMIT_BYTES = 4_096
-_PATTERNS = {"sst": "*.sst", "manifest": "MANIFEST-*", "wal": "*.log", "current": "CURRENT"}
+_PATTERNS = {"sst": "*.sst", "manifest": "MANIFEST-*", "current": "CURRENT"}
 
 
 @dataclass(slots=True)

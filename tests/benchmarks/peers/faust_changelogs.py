@@ -5,25 +5,25 @@ table too early then ends.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.benchmarks.peers.setup import Setup
-from tests.benchmarks.peers.tables import ALL_TABLES
 
 
-def create(setup: Setup, app_id: str) -> None:
+def create(setup: Setup, app_id: str, tables: Sequence[str]) -> None:
     """Make them, compacted as Faust would."""
-    asyncio.run(_create(setup, app_id))
+    asyncio.run(_create(setup, app_id, tables))
 
 
-async def _create(setup: Setup, app_id: str) -> None:
+async def _create(setup: Setup, app_id: str, tables: Sequence[str]) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=setup.bootstrap)
     await admin.start()
     try:
         topics = [
             NewTopic(f"{app_id}-{table}-changelog", setup.partitions, 1, topic_configs={"cleanup.policy": "compact"})
-            for table in ALL_TABLES
+            for table in tables
         ]
         await admin.create_topics(topics)
     finally:

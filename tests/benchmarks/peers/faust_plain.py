@@ -7,7 +7,7 @@ import faust
 from streams.core.records import FILLS, OUTPUTS, PNL, SIGNALS, Record
 from tests.benchmarks.peers import faust_changelogs
 from tests.benchmarks.peers.setup import OneByOne, Setup
-from tests.benchmarks.peers.tables import ALL_TABLES, TableState
+from tests.benchmarks.peers.tables import ACCOUNTS, IDS, TableState
 
 RAW = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 
@@ -29,17 +29,17 @@ def create_app(setup: Setup) -> faust.App:
         return app.topic(setup.topic(name), **RAW)
 
     outputs = {name: topic(name) for name in OUTPUTS}
-    tables = {
-        name: app.Table(name, key_type=bytes, value_type=bytes, partitions=setup.partitions) for name in ALL_TABLES
-    }
-    state = TableState(tables)
+    tables = [
+        app.Table(name, key_type=bytes, value_type=bytes, partitions=setup.partitions) for name in (ACCOUNTS, IDS)
+    ]
+    state = TableState(*tables)
 
     async def decide(name: str, event: faust.EventT) -> None:
         message = event.message
         at_ms = int(message.timestamp * 1000)
         record = Record(name, message.partition, message.offset, at_ms, message.key, message.value)
         decided = gate.decide(record, state.read, state.recall)
-        state.write(decided.changes)
+        state.write(decided.account_id, decided.changes)
         for output in decided.outputs:
             await outputs[output.topic].send(key=output.key, value=output.value)
         progress.set(name, message.partition, message.offset + 1)
@@ -65,5 +65,5 @@ def create_app(setup: Setup) -> faust.App:
 if __name__ == "__main__":
     setup = Setup.of(sys.argv[1])
     app = create_app(setup)
-    faust_changelogs.create(setup, app.conf.id)
+    faust_changelogs.create(setup, app.conf.id, (ACCOUNTS, IDS))
     faust.Worker(app, loglevel="WARN").execute_from_commandline()

@@ -15,11 +15,10 @@ import uvloop
 
 from streams.core.fold import Batch, fold
 from streams.core.records import OUTPUTS, Record
-from streams.core.state import DECISIONS, Account, Remembered, decode_remembered
+from streams.core.state import DECISIONS, TABLES, Account, Remembered, decode_remembered
 from streams.runtime.worker import quieten_gc
 from tests.benchmarks.peers import faust_changelogs
 from tests.benchmarks.peers.setup import INPUTS, Setup
-from tests.benchmarks.peers.tables import ALL_TABLES
 
 BATCH = 500
 WITHIN_S = 0.02
@@ -61,7 +60,7 @@ def create_app(setup: Setup) -> faust.App:
     outputs = {name: app.topic(setup.topic(name), **RAW) for name in OUTPUTS}
     tables = {
         name: app.Table(name, key_type=bytes, value_type=bytes, partitions=setup.partitions, use_partitioner=True)
-        for name in ALL_TABLES
+        for name in (*TABLES, DECISIONS)
     }
     views: defaultdict[int, _View] = defaultdict(lambda: _View(tables[DECISIONS]))
     logical = {setup.topic(topic): topic for topic in INPUTS}
@@ -97,6 +96,6 @@ if __name__ == "__main__":
     logging.disable(logging.WARNING)
     setup = Setup.of(sys.argv[1])
     app = create_app(setup)
-    faust_changelogs.create(setup, app.conf.id)
+    faust_changelogs.create(setup, app.conf.id, (*TABLES, DECISIONS))
     quieten_gc()
     faust.Worker(app, loglevel="ERROR").execute_from_commandline()

@@ -14,7 +14,7 @@ from quixstreams.models import Serializer, Topic
 from streams.core.records import OUTPUTS, Output, Record
 from streams.runtime.worker import quieten_gc
 from tests.benchmarks.peers.setup import INPUTS, OneByOne, Setup
-from tests.benchmarks.peers.tables import ALL_TABLES, TableState
+from tests.benchmarks.peers.tables import ACCOUNTS, IDS, TableState
 
 COMMIT_EVERY = 5_000
 COMMIT_INTERVAL_S = 1.0
@@ -63,17 +63,17 @@ def create_app(setup: Setup) -> Application:
         app.dataframe(app.topic(topic, key_deserializer="bytes", value_deserializer="bytes")) for topic in logical
     ]
     gate, progress = OneByOne(setup.rules), setup.progress
-    parts = {name: _Part(name) for name in ALL_TABLES}
-    tables = TableState(parts)
+    parts = _Part(ACCOUNTS), _Part(IDS)
+    tables = TableState(*parts)
 
     def decide(value: bytes, key: bytes, at_ms: int, _headers: Any, state: State) -> Iterable[Output]:
-        for part in parts.values():
+        for part in parts:
             part.state = state
         context = message_context()
         topic = logical[context.topic]
         record = Record(topic, context.partition, context.offset, at_ms, key, value)
         decided = gate.decide(record, tables.read, tables.recall)
-        tables.write(decided.changes)
+        tables.write(decided.account_id, decided.changes)
         progress.set(topic, context.partition, context.offset + 1)
         return decided.outputs
 
