@@ -118,7 +118,7 @@ def draw(seed: int, faults: int, events: int, session_timeout_s: float) -> Sched
             broker=rng.randrange(BROKERS),
             partition=rng.randrange(PARTITIONS),
             lasts_s=round(_length_s(kind, rng, session_timeout_s), 2),
-            file=rng.choice(("sst", "sst", "manifest", "wal", "current")),
+            file=rng.choice(("sst", "manifest", "manifest", "current")),
         )
         planned.append(fault)
         at_s += rng.uniform(*GAP_S)
