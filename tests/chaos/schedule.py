@@ -73,7 +73,7 @@ class Fault:
     lasts_s: float
     """How long a worker is paused, its connections refused or slowed, a broker down."""
     file: str
-    """What is cut by a truncation: ``sst``, ``manifest``, ``wal`` or ``current``."""
+    """What is cut by a truncation: ``sst``, ``manifest`` or ``current``."""
 
 
 @dataclass(frozen=True, slots=True)
