@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-import signal
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from infra.child import Child
 
 BROKER_CORE, ENGINE_CORE = 0, min(1, (os.cpu_count() or 1) - 1)
 """Broker and load share one core, the engine has the other (where there are two)."""
@@ -15,11 +15,6 @@ BROKER_CORE, ENGINE_CORE = 0, min(1, (os.cpu_count() or 1) - 1)
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STOP_DEADLINE_S = 30.0
-
-
-def pin_to(core: int) -> None:
-    """Keep this process, and those that it starts from now on, on one core."""
-    os.sched_setaffinity(0, {core})
 
 
 @contextlib.contextmanager
@@ -34,54 +29,34 @@ def pinned_to(core: int) -> Iterator[None]:
 
 
 class Measured:
-    """A process on the engine's core; its output is in ``log``."""
+    """A process on the engine's core, which its owner does not leave behind; its output goes to ``log``, beside which
+    all of its files are."""
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        log: Path,
-        environment: dict[str, str] | None = None,
-        core: int = ENGINE_CORE,
-    ) -> None:
-        self._log = log
-        with log.open("ab") as file, pinned_to(core):
-            self._process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | (environment or {}))
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+        with pinned_to(ENGINE_CORE):
+            self._child = Child(command, log=log, scratch=log.parent, env=os.environ | (environment or {}))
 
     @property
     def log(self) -> str:
-        return self._log.read_text(errors="replace")
+        """What it has said."""
+        return self._child.output()
 
     def check(self) -> None:
         """Raises RuntimeError, with the end of its log, if it has ended."""
-        if self._process.poll() is not None:
-            raise RuntimeError(f"ended with status {self._process.returncode}:\n{self.log[-3_000:]}")
+        if not self._child.running:
+            raise RuntimeError(f"it ended:\n{self._child.log_tail()}")
 
     def cpu_s(self) -> float:
         """User and system time so far, of the process and its children."""
-        return sum(map(_cpu_s, _family(self.pid)))
+        return sum(map(_cpu_s, _family(self._child.pid)))
 
     def resident_bytes(self) -> int:
         """Memory in use now."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+        return int(Path(f"/proc/{self._child.pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
-    def terminate(self) -> int:
-        """SIGTERM, and SIGKILL if that does not end it; its exit status."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
-        try:
-            return self._process.wait(_STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
-        self._process.wait()
+    def terminate(self) -> None:
+        """SIGTERM, and SIGKILL if that does not end it. Safe to call twice."""
+        self._child.terminate(_STOP_DEADLINE_S)
 
     def __enter__(self) -> Self:
         return self
@@ -89,8 +64,7 @@ class Measured:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.poll() is None:
-            self.terminate()
+        self.terminate()
 
 
 def _family(pid: int) -> Iterator[int]:
@@ -106,5 +80,9 @@ def _cpu_s(pid: int) -> float:
 
 
 def directory_bytes(path: Path) -> int:
-    """Size of all files below a directory."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Size of all files below a directory; its owner may be writing and deleting some."""
+    size = 0
+    for file in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            size += file.stat().st_size if file.is_file() else 0
+    return size
