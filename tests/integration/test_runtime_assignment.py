@@ -75,7 +75,7 @@ async def test_a_worker_that_comes_back_gets_its_own_partitions_and_restores_nex
         before = await split(one, two)
         for _ in range(4):
             await group.decide()
-        one.kill()
+        assert one.terminate() == 0
         await split(two)
         await group.decide()
         one.start()
