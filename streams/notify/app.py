@@ -42,6 +42,10 @@ class Pulse:
         self._session_s = session_timeout_ms / 1000
         self._beat_s = time.monotonic()
 
+    def begin(self) -> None:
+        """From now on it counts: taking over may have waited for long."""
+        self._beat_s = time.monotonic()
+
     async def run(self) -> None:
         """Beat. Raises NotAlone."""
         while True:
@@ -82,11 +86,6 @@ class Notifier:
         self._web = web_for(
             settings, health=self.health, ready=self.ready, metrics=exposition("notifier", self.samples)
         )
-
-        @self.app.on_partitions_revoked.connect
-        async def lost(*_: object, **__: object) -> None:
-            if self._serving:
-                await self.app.crash(NotAlone("the group gave its partitions to another notifier"))
 
         @self.app.agent(raw_topic(self.app, self._names.physical(LOCKED)), name="notify-locks")
         async def locks(records: StreamT[bytes]) -> None:
@@ -171,6 +170,7 @@ class _Couriers(Service):
         self._pulse = pulse
 
     async def on_start(self) -> None:
+        self._pulse.begin()
         self.add_future(self._run(self._pulse.run()))
         for courier in self._couriers.values():
             self.add_future(self._run(courier.run()))

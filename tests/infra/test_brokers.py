@@ -82,7 +82,12 @@ def test_without_any_broker_the_remedies_are_named(no_java: None, monkeypatch: p
 def test_a_broker_in_the_foreground_prints_its_url_and_ends_on_ctrl_c() -> None:
     require_local_kafka()
     with subprocess.Popen(
-        [sys.executable, "-m", "infra.brokers"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "infra.brokers"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background may have it ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no other thread runs here
     ) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
