@@ -78,7 +78,7 @@ class Gate:
             await self.put(2 * COUNT + more, 1)
             more += 1
             await self.wait_decided(2 * COUNT + more)
-            return peek(path, identity) >= end
+            return bool(peek(path, identity) >= end)
 
         await wait_for(is_level, DEADLINE_S, f"offset {end} in {path}")
         return more
