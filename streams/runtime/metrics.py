@@ -69,16 +69,10 @@ class PartitionMetrics:
 
 @dataclass(slots=True)
 class Metrics:
-    """What a worker did since it started. Durations in seconds, histograms of them in ms."""
+    """What a worker did since it started. Histograms of durations are in ms; sums and counts of them are theirs."""
 
     batches: int = 0
-    events: int = 0
-    outputs: int = 0
-    forwarded: int = 0
     forgotten_ids: int = 0
-    fold_seconds: float = 0.0
-    commit_seconds: float = 0.0
-    commit_seconds_max: float = 0.0
     rebalances: int = 0
     partitions: dict[int, PartitionMetrics] = field(default_factory=dict)
     records: Counter[str] = field(default_factory=Counter)

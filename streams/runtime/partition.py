@@ -84,7 +84,6 @@ class Partition:
         self._wall_ms = wall_ms
         self._metrics = metrics
         self._view = _StoreView(store, core, limits.cached_accounts)
-        self._checkpoint = 0
         self.changed: dict[str, Account] | None = None
         """Accounts that commits changed, for whoever sets and takes it (see `streams.observe.survey`)."""
         self.fold_seconds = 0.0
@@ -124,7 +123,6 @@ class Partition:
                 self._store.write(changes, position)
                 progress.restore_position = position
                 progress.restored_records += len(changes)
-        self._checkpoint = self._store.checkpoint
 
     async def process(
         self, records: Mapping[str, Sequence[Record]], rules: Rules, unreported: Sequence[PolicyDeadLetter] = ()
@@ -152,9 +150,7 @@ class Partition:
         changelog_position = await self._log.send(outputs, changes, commit.journal)
         await self._log.commit()
         committed_ms = self._wall_ms()
-        if changelog_position >= 0:
-            self._checkpoint = changelog_position
-        self._store.write(changes, self._checkpoint)
+        self._store.write(changes, changelog_position if changelog_position >= 0 else self._store.checkpoint)
         self._view.publish(commit)
         log_decisions(self.number, commit.outputs)
 
@@ -212,12 +208,6 @@ class Partition:
         metrics.fold_ms.observe(self.fold_seconds * 1000)
         metrics.commit_ms.observe(commit_seconds * 1000)
         metrics.batches += 1
-        metrics.events += count
-        metrics.outputs += len(outputs)
-        metrics.forwarded += commit.forwarded
-        metrics.fold_seconds += self.fold_seconds
-        metrics.commit_seconds += commit_seconds
-        metrics.commit_seconds_max = max(metrics.commit_seconds_max, commit_seconds)
 
 
 class _StoreView:

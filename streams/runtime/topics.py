@@ -128,6 +128,10 @@ class Layout:
     """Partitions of every topic, by logical name; of the optional ones only where they are there."""
     cluster_id: str
 
+    def partition_of(self, account_id: str) -> int:
+        """The partition of an account's records in every co-partitioned topic."""
+        return kafka.partition_of_key(account_id.encode(), self.partitions)
+
 
 async def verify_topics(settings: Settings) -> Layout:
     """Check that all topics are there and co-partitioned. Raises TopicsError that names topic and remedy."""

@@ -107,11 +107,7 @@ class Worker:
             await self.app.add_runtime_dependency(self._standby)
         await self.app.add_runtime_dependency(self.reader)
         if self._web is not None:
-            await self._observer.start(
-                self.reader,
-                layout.partitions,
-                lambda account_id: kafka.partition_of_key(account_id.encode(), layout.partitions),
-            )
+            await self._observer.start(self.reader, layout.partitions, layout.partition_of)
         quieten_gc()
 
     async def wait(self) -> BaseException | None:
@@ -180,7 +176,7 @@ class Worker:
                 settings.forget_slack_ms,
                 settings.forget_max_per_batch,
             ),
-            partition_of=lambda account_id: kafka.partition_of_key(account_id.encode(), layout.partitions),
+            partition_of=layout.partition_of,
             wall_ms=lambda: time.time_ns() // 1_000_000,
             metrics=self.metrics,
         )
