@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -286,14 +287,16 @@ def test_kcat_says_when_it_may_not_send(stage: Stage) -> None:
 def test_kcats_password_is_on_no_command_line(stage: Stage) -> None:
     require_program("kcat", "jq", "bash")
     password = (stage.directory / "pipeline.password").read_text()
-    # A broker that is away keeps it trying.
-    environment = stage.environment("pipeline", TIDEGATE_BROKER="kafka://127.0.0.1:1")
-    with stage.running([*KCAT, "decisions"], "kcat-ps.log", **environment):
+    # A broker that takes the connection and says nothing keeps it waiting.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        broker = f"kafka://127.0.0.1:{silent.getsockname()[1]}"
+        environment = stage.environment("pipeline", TIDEGATE_BROKER=broker)
+        with stage.running([*KCAT, "decisions"], "kcat-ps.log", **environment):
 
-        def lines() -> list[str]:
-            return [line for line in command_lines() if line.startswith("kcat ") and "isolation.level" in line]
+            def lines() -> list[str]:
+                return [line for line in command_lines() if line.startswith("kcat ") and "isolation.level" in line]
 
-        assert [line for line in poll(lines, _DEADLINE_S, "kcat to run") if password in line] == []
+            assert [line for line in poll(lines, _DEADLINE_S, "kcat to run") if password in line] == []
 
 
 def command_lines() -> list[str]:

@@ -13,6 +13,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -69,11 +70,13 @@ def session(seed: int, count: int) -> tuple[dict[str, Any], list[Sent]]:
     config = scenario.config | {"clock": "wall"}
     names = list(config["accounts"])
     config["fanout"] = {"shared": {"accounts": {names[0]: "0.5", names[1]: "0.3", names[2]: "0.2"}}}
-    sound = [_sent(scenario.next_record()) for _ in range(count // 2)]
+    first = [_sent(scenario.next_record()) for _ in range(500)]
     rng = Random(f"{seed}/live/damage")
-    mutator = Mutator(rng, sound[:500])
+    mutator = Mutator(rng, first)
     sent: list[Sent] = []
-    for record in sound:
+    sound = chain(first, (_sent(scenario.next_record()) for _ in repeat(None)))
+    while len(sent) < count:
+        record = next(sound)
         # Broken copies go beside the sound records, so that the session's own story goes on.
         sent.append(record)
         copies = rng.choice(_COPIES[record.topic])
