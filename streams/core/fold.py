@@ -5,7 +5,8 @@ oldest goes first, ties go to controls, fills, pnl, signals. So inputs and journ
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import orjson
@@ -87,6 +88,19 @@ def now_of(record: Record, wall_ms: int, rules: Rules) -> int:
 
 def fold(batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], int]) -> Commit:
     """Apply a batch. Raises only what the view raises: a record is answered, whatever it holds."""
+    slices = fold_in_slices(batch, view, rules, partition_of, sys.maxsize)
+    while True:
+        try:
+            next(slices)
+        except StopIteration as end:
+            commit: Commit = end.value
+            return commit
+
+
+def fold_in_slices(
+    batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], int], slice_records: int
+) -> Generator[None, None, Commit]:
+    """As :func:`fold`, with a pause after every ``slice_records`` records, in which ``view`` must stay as it is."""
     outputs: list[Output] = []
     accounts: dict[str, Account] = {}
     before: dict[str, Account] = {}
@@ -102,7 +116,9 @@ def fold(batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], i
     def basis() -> Basis:
         return {"partition": batch.partition, "offsets": dict(offsets), "policy_version": rules.version}
 
-    for record in merge(batch.records):
+    for number, record in enumerate(merge(batch.records), 1):
+        if number % slice_records == 0:
+            yield
         offsets[record.topic] = record.offset
         event = decode(record)
         account_id = account_of(event, rules)

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -37,12 +37,15 @@ from streams.runtime.policies import (
 from streams.runtime.store import Store
 
 _TIMESTAMP = attrgetter("timestamp_ms")
+# About two milliseconds of folding, which is what a heartbeat or another partition's lock may have to wait.
+_SLICE_RECORDS = 50
 
 
 class Core(NamedTuple):
     """The pure functions that a partition calls; simulations put others in their place."""
 
-    fold: Callable[[Batch, View, Rules, Callable[[str], int]], Commit]
+    fold: Callable[[Batch, View, Rules, Callable[[str], int], int], Generator[None, None, Commit]]
+    """See :func:`streams.core.fold.fold_in_slices`."""
     decode_account: Callable[[Mapping[str, bytes]], Account]
     decode_remembered: Callable[[bytes], Remembered]
     tables: tuple[str, ...]
@@ -71,9 +74,13 @@ class Partition:
         partition_of: Callable[[str], int],
         wall_ms: Callable[[], int],
         metrics: Metrics,
+        long_folds: asyncio.Lock | None = None,
         release_store: Callable[[], None] | None = None,
     ) -> None:
-        """``release_store``: what to do with the store at the end, other than to close it."""
+        """``long_folds``: shared by a worker's partitions; one at a time folds more than a slice.
+
+        ``release_store``: what to do with the store at the end, other than to close it.
+        """
         self.number = number
         self._log = log
         self._store = store
@@ -83,11 +90,10 @@ class Partition:
         self._partition_of = partition_of
         self._wall_ms = wall_ms
         self._metrics = metrics
+        self._long_folds = long_folds or asyncio.Lock()
         self._view = _StoreView(store, core, limits.cached_accounts)
         self.changed: dict[str, Account] | None = None
         """Accounts that commits changed, for whoever sets and takes it (see `streams.observe.survey`)."""
-        self.fold_seconds = 0.0
-        """How long the last fold kept the event loop to itself."""
 
     @property
     def offsets(self) -> Mapping[str, int]:
@@ -139,12 +145,10 @@ class Partition:
         self, records: Mapping[str, Sequence[Record]], rules: Rules, unreported: Sequence[PolicyDeadLetter]
     ) -> None:
         started = time.perf_counter()
-        batch = Batch(self.number, records, self._wall_ms())
-        commit = self._core.fold(batch, self._view, rules, self._partition_of)
+        batch, commit = await self._folded(records, rules)
         outputs, changes = self._with_policy_dead_letters(commit, unreported)
         changes += self._forgotten(batch, rules, commit)
         folded = time.perf_counter()
-        self.fold_seconds = folded - started
 
         await self._log.begin()
         changelog_position = await self._log.send(outputs, changes, commit.journal)
@@ -154,7 +158,25 @@ class Partition:
         self._view.publish(commit)
         log_decisions(self.number, commit.outputs)
 
-        self._count(records, commit, outputs, time.perf_counter() - folded, committed_ms)
+        self._count(records, commit, outputs, folded - started, time.perf_counter() - folded, committed_ms)
+
+    async def _folded(self, records: Mapping[str, Sequence[Record]], rules: Rules) -> tuple[Batch, Commit]:
+        """A long fold goes slice by slice, and alone: another's short one gets between its slices, and the commit of
+        one long batch goes on while the next is folded."""
+        if sum(map(len, records.values())) < _SLICE_RECORDS:
+            return await self._fold(records, rules)
+        async with self._long_folds:
+            return await self._fold(records, rules)
+
+    async def _fold(self, records: Mapping[str, Sequence[Record]], rules: Rules) -> tuple[Batch, Commit]:
+        batch = Batch(self.number, records, self._wall_ms())
+        slices = self._core.fold(batch, self._view, rules, self._partition_of, _SLICE_RECORDS)
+        while True:
+            try:
+                next(slices)
+            except StopIteration as end:
+                return batch, end.value
+            await asyncio.sleep(0)
 
     async def close(self) -> None:
         """Release log and store."""
@@ -190,6 +212,7 @@ class Partition:
         records: Mapping[str, Sequence[Record]],
         commit: Commit,
         outputs: Sequence[Output],
+        fold_seconds: float,
         commit_seconds: float,
         committed_ms: int,
     ) -> None:
@@ -205,7 +228,7 @@ class Partition:
         metrics.lock_ms.observe_ages(committed_ms, commit.locked_by_ms)
         metrics.tally(outputs)
         metrics.batch_records.observe(count)
-        metrics.fold_ms.observe(self.fold_seconds * 1000)
+        metrics.fold_ms.observe(fold_seconds * 1000)
         metrics.commit_ms.observe(commit_seconds * 1000)
         metrics.batches += 1
 

@@ -88,7 +88,6 @@ class _Runner:
     number: int
     inbox: Inbox
     places: Mapping[str, TopicPartition]
-    batch_max_records: int
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
     doing: str = _WAITING
@@ -205,7 +204,7 @@ class Reader(Service):
             by_topic = {self._logical[place.topic]: place for place in places if place.partition == number}
             if set(by_topic) != set(INPUTS):
                 raise ReaderError(f"partition {number} was assigned without all of its inputs: {sorted(by_topic)}")
-            runner = _Runner(number, self._new_inbox(), by_topic, self._settings.batch_max_records)
+            runner = _Runner(number, self._new_inbox(), by_topic)
             runner.task = asyncio.create_task(self._run(runner), name=f"partition {number}")
             self._runners[number] = runner
 
@@ -368,7 +367,7 @@ class Reader(Service):
     async def _take(self, runner: _Runner) -> Mapping[str, Sequence[Record]]:
         records = runner.inbox.take(
             known_are_read=await self._known_are_read(runner),
-            max_records=runner.batch_max_records,
+            max_records=self._settings.batch_max_records,
             max_bytes=self._settings.batch_max_bytes,
         )
         for topic in records:
@@ -408,12 +407,6 @@ class Reader(Service):
             ) from error
 
     def _note(self, runner: _Runner, partition: Partition) -> None:
-        target_seconds = self._settings.fold_target_ms / 1000
-        if partition.fold_seconds > target_seconds:
-            # A fold has the event loop to itself: heartbeats that wait behind long ones would cost the membership.
-            runner.batch_max_records = max(1, runner.batch_max_records // 2)
-        elif partition.fold_seconds < target_seconds / 2:
-            runner.batch_max_records = min(self._settings.batch_max_records, runner.batch_max_records * 2)
         for topic, place in runner.places.items():
             if applied := partition.offsets.get(topic, -1) + 1:
                 self._applied[place] = applied

@@ -106,8 +106,6 @@ class Settings:
 
     batch_max_records: int = 500
     batch_max_bytes: int = 512 * 1024
-    fold_target_ms: int = 100
-    """Batches get smaller while a fold takes longer than this."""
     queue_max_records: int = 2_000
     """Records of one topic and partition held in memory; reading pauses above it."""
     queue_max_bytes: int = 4 * 1024 * 1024

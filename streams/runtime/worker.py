@@ -6,7 +6,7 @@ import resource
 import time
 from functools import partial
 
-from streams.core.fold import fold
+from streams.core.fold import fold_in_slices
 from streams.core.rules import Rules, apply_policy
 from streams.core.state import TABLES, decode_account, decode_remembered
 from streams.observe.ends import STUCK, Ends, reason_of
@@ -37,6 +37,7 @@ class Worker:
         self._settings = settings
         self._core = core
         self.metrics = Metrics()
+        self._long_folds = asyncio.Lock()
         self.policies = Policies(settings, rules, apply_policy)
         self.app, self._channel = create_app(settings, self.policies, with_consumer=with_consumer)
         self.reader: Reader | None = None
@@ -179,6 +180,7 @@ class Worker:
             partition_of=layout.partition_of,
             wall_ms=lambda: time.time_ns() // 1_000_000,
             metrics=self.metrics,
+            long_folds=self._long_folds,
         )
         self._observer.opened(number, partition)
         return partition
@@ -191,7 +193,7 @@ def run_worker(settings: Settings, rules: Rules, *, core: Core | None = None) ->
 
 def real_core() -> Core:
     """The core as it is; tests put stand-ins in its place."""
-    return Core(fold, decode_account, decode_remembered, TABLES)
+    return Core(fold_in_slices, decode_account, decode_remembered, TABLES)
 
 
 async def _run(settings: Settings, rules: Rules, core: Core) -> int:

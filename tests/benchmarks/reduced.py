@@ -47,6 +47,7 @@ from streams.core.state import (
     remembered_key,
 )
 from streams.runtime.partition import Core
+from tests.integration.standin import at_one_go
 
 TABLE = "accounts"
 _ZERO = Decimal(0)
@@ -178,7 +179,7 @@ def fold(batch: Batch, view: View, rules: Rules, _partition_of: Callable[[str], 
     return Commit(tuple(step.outputs), tuple(changes), step.accounts, orjson.dumps(journal), offsets, 0)
 
 
-CORE = Core(fold, decode_account, decode_remembered, (TABLE,))
+CORE = Core(at_one_go(fold), decode_account, decode_remembered, (TABLE,))
 
 
 if __name__ == "__main__":

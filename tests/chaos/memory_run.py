@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from streams.config import parse_config
-from streams.core.fold import fold
+from streams.core.fold import fold_in_slices
 from streams.core.records import Output, Record
 from streams.core.rules import Rules, apply_policy, rules_of
 from streams.core.state import TABLES, decode_account, decode_remembered
@@ -168,7 +168,7 @@ class _Run:
             number,
             log=log or MemoryLog(self._brokers[number]),
             store=self._disks[number],
-            core=Core(fold, decode_account, decode_remembered, TABLES),
+            core=Core(fold_in_slices, decode_account, decode_remembered, TABLES),
             limits=Limits(10, 60_000, FORGET_SLACK_MS, 5),
             partition_of=lambda account_id: partition_of_key(account_id.encode(), self._partitions),
             wall_ms=lambda: self._wall_ms,

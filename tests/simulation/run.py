@@ -10,7 +10,7 @@ import orjson
 
 from schemas.config import ConfigFile
 from schemas.types import read_time
-from streams.core.fold import Batch, Commit, fold
+from streams.core.fold import Batch, Commit, fold, fold_in_slices
 from streams.core.records import INPUTS, Output, Record
 from streams.core.rules import Rules, rules_of
 from streams.core.state import TABLES, Account, Remembered, decode_account, decode_remembered
@@ -155,7 +155,7 @@ class _Life:
             0,
             log=SimulatedLog(self.topic, faults),
             store=SimulatedStore(self.disk, faults),
-            core=Core(fold, decode_account, decode_remembered, TABLES),
+            core=Core(fold_in_slices, decode_account, decode_remembered, TABLES),
             limits=Limits(2, 60_000, 0, 5),
             partition_of=lambda _account_id: 0,
             wall_ms=lambda: self._wall_ms,

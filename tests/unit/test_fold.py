@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from schemas.outputs import Journal
-from streams.core.fold import FORWARD_BYTES_MAX, Batch, fold, merge, now_of
+from streams.core.fold import FORWARD_BYTES_MAX, Batch, fold, fold_in_slices, merge, now_of
 from streams.core.records import Record
 from streams.core.rules import Rules
 from streams.core.state import (
@@ -144,6 +144,20 @@ def test_now_is_that_of_the_transactions_start_for_all_of_its_records() -> None:
 
 
 # -- one fold ------------------------------------------------------------------------------------------------------
+
+
+def test_a_fold_in_slices_pauses_and_comes_to_the_same() -> None:
+    batch = Batch(3, {"pnl": [pnl(offset) for offset in range(7)], "signals": [signal(0), signal(1)]}, T0)
+    slices = fold_in_slices(batch, Memory(), rules_from(TABLE), lambda _: 3, 4)
+    pauses = 0
+    while True:
+        try:
+            next(slices)
+            pauses += 1
+        except StopIteration as end:
+            commit = end.value
+            break
+    assert (pauses, commit) == (2, fold(batch, Memory(), rules_from(TABLE), lambda _: 3))
 
 
 def test_a_lock_at_the_same_time_as_a_signal_wins() -> None:

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial as bound
 from typing import Any
 
 import orjson
 import pytest
 
+from streams.core.fold import Batch, Commit, View
 from streams.core.records import APPROVED, DEAD_LETTERS, SIGNALS, Output, Record
 from streams.core.rules import Rules
 from streams.core.state import DECISIONS, OFFSETS_KEY, PARTITION, Change, decode_offsets
@@ -40,7 +41,13 @@ class CrashingStore(MemoryStore):
         super().write(changes, checkpoint)
 
 
-def partition(log: MemoryLog, store: MemoryStore, core: Core = standin.CORE, **limits: int) -> Partition:
+def partition(
+    log: MemoryLog,
+    store: MemoryStore,
+    core: Core = standin.CORE,
+    long_folds: asyncio.Lock | None = None,
+    **limits: int,
+) -> Partition:
     return Partition(
         0,
         log=log,
@@ -58,6 +65,7 @@ def partition(log: MemoryLog, store: MemoryStore, core: Core = standin.CORE, **l
         partition_of=lambda account_id: 1 if account_id == "elsewhere" else 0,
         wall_ms=lambda: NOW_MS,
         metrics=Metrics(),
+        long_folds=long_folds,
     )
 
 
@@ -266,12 +274,43 @@ async def test_an_id_that_is_remembered_anew_is_kept() -> None:
     one = await opened(broker, store)
     store.write([Change(DECISIONS, b"a\0signal\0s-9", b'{"v":1,"first_id":"x","expires_ms":1}')], 1)
     forgetful = standin.CORE._replace(
-        fold=lambda batch, _view, rules, partition_of: standin.fold(batch, Amnesia(), rules, partition_of)
+        fold=standin.at_one_go(
+            lambda batch, _view, rules, partition_of: standin.fold(batch, Amnesia(), rules, partition_of)
+        )
     )
     one = partition(MemoryLog(broker), store, forgetful)
     await one.open()
     await one.process({SIGNALS: [signal(9)]}, Rules())
     assert remembered(broker) == {b"a\0signal\0s-9": False}
+
+
+async def test_a_short_fold_gets_in_between_the_slices_of_a_long_one_and_another_long_one_waits() -> None:
+    steps: list[str] = []
+    long_folds = asyncio.Lock()
+
+    def noting(name: str) -> Core:
+        def folding(
+            batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], int], slice_records: int
+        ) -> Generator[None, None, Commit]:
+            for number in range(-(-len(batch.records[SIGNALS]) // slice_records)):
+                if number:
+                    yield
+                steps.append(f"{name}{number}")
+            return standin.fold(batch, view, rules, partition_of)
+
+        return standin.CORE._replace(fold=folding)
+
+    async def process(name: str, count: int) -> None:
+        one = partition(MemoryLog(Broker()), MemoryStore(expires), noting(name), long_folds)
+        await one.open()
+        await one.process({SIGNALS: [signal(offset) for offset in range(count)]}, Rules())
+
+    await asyncio.gather(process("long", 150), process("longer", 200), process("short", 1))
+    assert [step for step in steps if step != "short0"] == [
+        *("long0", "long1", "long2"),
+        *("longer0", "longer1", "longer2", "longer3"),
+    ]
+    assert steps.index("short0") < steps.index("long2")
 
 
 class Amnesia:

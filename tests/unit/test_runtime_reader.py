@@ -78,7 +78,6 @@ class FakePartition:
         self.number = number
         self.offsets: dict[str, int] = {}
         self.reported_policies = -1
-        self.fold_seconds = 0.0
         self.batches: list[dict[str, int]] = []
         self.opening = asyncio.Event()
         self.opening.set()
@@ -260,21 +259,6 @@ async def test_full_queues_pause_their_topic_and_low_ones_resume_it(bench: Bench
 
 async def is_applied(partition: FakePartition, offset: int) -> None:
     await wait_for(lambda: partition.offsets.get(PNL) == offset, 5, f"offset {offset}")
-
-
-async def test_batches_shrink_while_folds_are_slow_and_grow_again(bench: Bench) -> None:
-    await bench.serve(0)
-    partition, runner = bench.partitions[0], bench.reader._runners[0]
-    partition.fold_seconds = 10.0
-    for offset in range(9):
-        bench.put(PNL, [offset])
-        await is_applied(partition, offset)
-    await wait_for(lambda: runner.batch_max_records == 1, 5, "the smallest batch")
-    partition.fold_seconds = 0.0
-    for offset in range(9, 17):
-        bench.put(PNL, [offset])
-        await is_applied(partition, offset)
-    await wait_for(lambda: runner.batch_max_records == 64, 5, "the largest batch")
 
 
 async def test_releasing_closes_all_also_those_that_are_still_opening(bench: Bench) -> None:

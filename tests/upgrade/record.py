@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from streams.config import parse_config
-from streams.core.fold import fold
+from streams.core.fold import fold_in_slices
 from streams.core.records import INPUTS, POLICIES, Output, Record
 from streams.core.rules import Rules, apply_policy, rules_of
 from streams.core.state import TABLES, Change, decode_account, decode_remembered
@@ -59,7 +59,7 @@ class Life:
             0,
             log=log,
             store=store,
-            core=Core(fold, decode_account, decode_remembered, TABLES),
+            core=Core(fold_in_slices, decode_account, decode_remembered, TABLES),
             limits=Limits(1, 60_000, 3_600_000, 100),  # one live account: all others come out of their records
             partition_of=lambda _account: 0,
             wall_ms=lambda: self._wall_ms,
