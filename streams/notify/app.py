@@ -21,6 +21,7 @@ from streams.notify.routes import Route
 from streams.notify.sender import Send, sender_of
 from streams.observe import families
 from streams.observe.exposition import Sample, exposition
+from streams.runtime import clock
 from streams.runtime.committed import create_committed_app, or_crash, raw_topic, take_over
 from streams.runtime.settings import Settings
 from streams.runtime.topics import NOTIFICATIONS, TopicNames, TopicsError, verify_topics
@@ -136,7 +137,7 @@ class Notifier:
             return
         for name, route in self._routes.items():
             if route.wants(message) and not self._memory.knows(name, message):
-                self._memory.take(name, message, time.time_ns() // 1_000_000)
+                self._memory.take(name, message, clock.now_ms())
                 self._couriers[name].offer(message)
 
     # -- what it says of itself

@@ -12,7 +12,6 @@ apart is the only cure, and apprise knows of none.
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +19,7 @@ from typing import Literal
 from schemas.config import NotifySection
 from streams.notify.messages import Message, digest
 from streams.notify.sender import Send
+from streams.runtime import clock
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Courier:
         return True
 
     async def _give_up_on_old(self) -> None:
-        since_ms = time.time_ns() // 1_000_000 - self._give_up_ms
+        since_ms = clock.now_ms() - self._give_up_ms
         beyond = len(self._waiting) - QUEUE_MAX
         old = [one for number, one in enumerate(self._waiting) if one.at_ms < since_ms or number < beyond]
         if old:

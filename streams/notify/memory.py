@@ -6,7 +6,6 @@ nothing is told twice but what a service took in the moment in which the process
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 from schemas.types import read_time, write_time
 from streams.notify.courier import Fate
 from streams.notify.messages import Message
-from streams.runtime import kafka
+from streams.runtime import clock, kafka
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.settings import Settings
 from streams.runtime.topics import NOTIFICATIONS, NOTIFICATIONS_RETENTION_MS, TopicNames
@@ -93,7 +92,7 @@ class Memory:
         """Remember for good. Raises KafkaError or TimeoutError: the process must end, or it would forget."""
         if self._producer is None:
             raise RuntimeError("the notifier's memory is not open")
-        now = write_time(time.time_ns() // 1_000_000)
+        now = write_time(clock.now_ms())
         async with asyncio.timeout(_DEADLINE_S):
             sent = [
                 await self._producer.send(

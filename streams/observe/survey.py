@@ -22,6 +22,7 @@ from mode import Service
 from streams.core.rules import Rules
 from streams.core.state import Account
 from streams.observe.figures import Figures, figures_of
+from streams.runtime import clock
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ class Survey(Service):
         return left < _SLICE
 
     async def _add_up(self) -> None:
-        totals, rules, now_ms = Totals(), self._rules(), time.time_ns() // 1_000_000
+        totals, rules, now_ms = Totals(), self._rules(), clock.now_ms()
         everything = [one for figures in self.figures.values() for one in figures.values()]
         for begin in range(0, len(everything), _ADDED_AT_ONCE):
             started = time.perf_counter()

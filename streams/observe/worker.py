@@ -1,6 +1,5 @@
 """A worker's samples: what it counted, where its partitions stand, and the accounts that it owns."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol, get_args
@@ -18,6 +17,7 @@ from streams.observe.exposition import Distribution, Sample, exposition
 from streams.observe.families import Family
 from streams.observe.figures import Figures
 from streams.observe.survey import Owned, Survey
+from streams.runtime import clock
 from streams.runtime.metrics import Buckets, Metrics
 from streams.runtime.settings import Settings
 from streams.runtime.web import Report
@@ -150,7 +150,7 @@ class Observer:
         if self._count:
             yield Sample(families.PARTITIONS, self._count)
         state_bytes = {} if self._survey is None else self._survey.state_bytes
-        now_ms = _now_ms()
+        now_ms = clock.now_ms()
         for number, one in sorted(self._metrics.partitions.items()):
             labels = (str(number),)
             yield Sample(families.SERVING, number in serving, labels)
@@ -212,7 +212,3 @@ def _named(account_id: str, one: Figures) -> Iterator[Sample]:
 
 def _seconds(buckets: Buckets) -> Distribution:
     return Distribution(buckets, _MS)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

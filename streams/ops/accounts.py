@@ -1,7 +1,6 @@
 """``tidegate accounts``: what the gate knows of accounts, read from its topics without any worker's help."""
 
 import sys
-import time
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +15,7 @@ from streams.ops.overview import Overview, by_urgency, document, overview
 from streams.ops.snapshot import Snapshot, SnapshotReader
 from streams.ops.tables import account_page, accounts_table
 from streams.ops.terminal import note, print_json, stdout
+from streams.runtime import clock
 from streams.runtime.settings import Settings
 
 _WATCH_INTERVAL_S = 1.0
@@ -62,13 +62,13 @@ def accounts_command(
             return  # The way to end it.
     kafka_broker.run(_read(settings, reader), settings)
     if as_json:
-        print_json(_document(reader.snapshot, account, _now_ms()))
+        print_json(_document(reader.snapshot, account, clock.now_ms()))
         return
     if not reader.snapshot.account_ids:
         note("no account is configured here, and none has state yet; give the workers' --config")
         return
     console = stdout()
-    console.print(_page(reader.snapshot, account, _now_ms(), console.width))
+    console.print(_page(reader.snapshot, account, clock.now_ms(), console.width))
 
 
 async def _read(settings: Settings, reader: SnapshotReader) -> None:
@@ -82,7 +82,7 @@ async def _watch(settings: Settings, reader: SnapshotReader, account: str | None
         console = stdout()
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
-                page = _page(reader.snapshot, account, _now_ms(), console.width, urgent_first=True)
+                page = _page(reader.snapshot, account, clock.now_ms(), console.width, urgent_first=True)
                 live.update(page, refresh=True)
                 await reader.follow(consumer, _WATCH_INTERVAL_S)
 
@@ -116,7 +116,3 @@ def _one(snapshot: Snapshot, account: str, now_ms: int) -> Overview:
         known = ", ".join(snapshot.account_ids[:10]) or "none"
         raise CommandError(f"there is no account {account!r}", ExitStatus.REFUSED, f"known here: {known}")
     return overview(account, snapshot.account(account), snapshot.rules, now_ms)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

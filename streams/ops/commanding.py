@@ -1,7 +1,6 @@
 """Publish one operator command and wait for what becomes of it."""
 
 import asyncio
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from streams.core.records import CONTROLS, LOCKED
 from streams.ops import broker
 from streams.ops.answers import ANSWERS, Answer, Body, Sent, answer_to, comes_with
 from streams.ops.exits import CommandError, ExitStatus
-from streams.runtime import kafka
+from streams.runtime import clock, kafka
 from streams.runtime.settings import Settings
 from streams.runtime.topics import Layout, TopicNames
 
@@ -53,7 +52,7 @@ def new_command(kind: str, account_id: str, operator: str, reason: str, **fields
         "approved_by": fields.pop("approved_by", None),
         "reason": reason,
         **{name: value for name, value in fields.items() if value is not None},
-        "issued_at": write_time(time.time_ns() // 1_000_000),
+        "issued_at": write_time(clock.now_ms()),
     }
     try:
         command = Command.model_validate(body)

@@ -12,7 +12,6 @@ the same second; signals, fills and commands are then still told apart by their 
 """
 
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -44,7 +43,7 @@ from streams.ops.letters import (
 from streams.ops.letters_reading import LetterReader, Original, Selection, headers_for, no_letter
 from streams.ops.options import AppId, Broker, Config, Json, Prefix, connect, examples, rules_in
 from streams.ops.terminal import moment, note, plain_table, print_json, say, stdout
-from streams.runtime import kafka
+from streams.runtime import clock, kafka
 from streams.runtime.settings import Settings
 from streams.runtime.topics import Layout, TopicNames
 
@@ -279,7 +278,7 @@ def _selection(topic: str | None, reason: str | None, account: str | None, since
     for option, given, known in (("--topic", topic, (*INPUTS, POLICIES)), ("--reason", reason, REASONS)):
         if given is not None and given not in known:
             raise CommandError(f"{option} {given!r} is unknown", ExitStatus.USAGE, f"use one of {', '.join(known)}")
-    return Selection(topic, reason, account, None if since is None else since_ms(since, _now_ms()))
+    return Selection(topic, reason, account, None if since is None else since_ms(since, clock.now_ms()))
 
 
 def since_ms(text: str, now_ms: int) -> int:
@@ -310,10 +309,6 @@ def _read(path: str) -> bytes:
     except OSError as error:
         remedy = "give the path of a JSON file, or - for standard input"
         raise CommandError(f"--edit {path}: {error.strerror}", ExitStatus.USAGE, remedy) from None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -380,7 +375,7 @@ async def _plan(
     )
     draft = draft._replace(key=key_of(draft) if choice.key is None else choice.key.encode())
     refusal = objection(letter, Draft(draft, edited, original_id), rules)
-    return Plan(letter, draft, refusal, caution(draft, rules, _now_ms()))
+    return Plan(letter, draft, refusal, caution(draft, rules, clock.now_ms()))
 
 
 async def _without_decided(reader: LetterReader, plans: list[Plan]) -> list[Plan]:
@@ -400,7 +395,7 @@ async def _without_decided(reader: LetterReader, plans: list[Plan]) -> list[Plan
     checked: list[Plan] = []
     for number, plan in enumerate(plans):
         memory = known.get(keys.get(number, b""))
-        if memory is not None and memory.expires_ms >= _now_ms():
+        if memory is not None and memory.expires_ms >= clock.now_ms():
             used = f"its id was used already (first: {memory.first_id}): the gate would dead-letter it as a duplicate"
             checked.append(plan._replace(refusal=used))
         else:

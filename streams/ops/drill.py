@@ -27,7 +27,7 @@ from streams.ops import broker
 from streams.ops.answers import ANSWERS, Answer, Body, Sent, answer_to
 from streams.ops.commanding import new_command
 from streams.ops.overview import Overview
-from streams.runtime import kafka
+from streams.runtime import clock, kafka
 from streams.runtime.settings import Settings
 from streams.runtime.topics import Layout, TopicNames
 
@@ -154,7 +154,7 @@ async def _lock_and_try(
     except DrillFailed as error:
         raise LockRefused(str(error)) from None
     outcome.lock_ms = _since(started)
-    started = await line.signal(drill_signal(outcome.account_id, drill_id, _now_ms()))
+    started = await line.signal(drill_signal(outcome.account_id, drill_id, clock.now_ms()))
     outcome.codes = await line.rejected(f"drill-{drill_id}", timeout_s)
     outcome.reject_ms = _since(started)
     if LOCKED_CODE not in outcome.codes:
@@ -283,7 +283,3 @@ async def _line(settings: Settings, layout: Layout, account_id: str) -> AsyncIte
 
 def _since(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 1)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

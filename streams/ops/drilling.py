@@ -1,6 +1,5 @@
 """``tidegate drill``: try the gate's alarms out, on real topics and an account that holds nothing."""
 
-import time
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +27,7 @@ from streams.ops.options import (
 from streams.ops.overview import overview
 from streams.ops.snapshot import SnapshotReader
 from streams.ops.terminal import print_json, say
+from streams.runtime import clock
 from streams.runtime.settings import Settings
 from streams.runtime.topics import REQUESTS, Layout, TopicNames
 
@@ -126,7 +126,7 @@ async def _drill_once(
     async with kafka_broker.reader(settings) as consumer:
         await reader.read(consumer)
     snapshot = reader.snapshot
-    seen = overview(account, snapshot.account(account), snapshot.rules, _now_ms())
+    seen = overview(account, snapshot.account(account), snapshot.rules, clock.now_ms())
     if (fault := unfit(seen, snapshot.rules, operator, approved_by)) is not None:
         raise CommandError(
             fault,
@@ -142,7 +142,7 @@ async def _drill_once(
         key=account,
         operator=operator,
         reason=reason,
-        now_ms=_now_ms(),
+        now_ms=clock.now_ms(),
         **detail_of(outcome),
     )
     return outcome
@@ -169,7 +169,3 @@ def _show(outcome: DrillOutcome) -> None:
             say(f"{name:<7}{took_ms:>8.0f} ms  {what}")
     if outcome.passed:
         say(f"{outcome.account_id}: lock drill passed, and recorded")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import time
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +25,7 @@ from streams.ops.options import (
     examples,
 )
 from streams.ops.terminal import note, plain_table, print_json, say, stdout
+from streams.runtime import clock
 from streams.runtime.logs import configure_logging
 from streams.runtime.settings import Settings, SettingsError
 from streams.runtime.topics import NOTIFICATIONS, TopicNames
@@ -198,7 +198,7 @@ def _require_topic(settings: Settings, counts: Any) -> None:
 async def _try_all(senders: dict[str, Any]) -> dict[str, bool]:
     from streams.notify.messages import Message  # noqa: PLC0415
 
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     body = f"Sent by `tidegate notify test` at {write_time(now_ms)}. Nothing happened; the route works."
     message = Message("test", "", "info", now_ms, "Tidegate: a test", body)
     taken = await asyncio.gather(*(send(message) for send in senders.values()))
@@ -210,7 +210,7 @@ async def _status(settings: Settings, section: NotifySection, partitions: int) -
     from streams.notify.messages import message_of  # noqa: PLC0415
     from streams.notify.routes import Route  # noqa: PLC0415
 
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     records = await _records_since(settings, partitions, now_ms - section.give_up)
     messages = [one for topic, value in records if (one := message_of(topic, value)) is not None]
     # Read last: what is told meanwhile must not look as if it waited.

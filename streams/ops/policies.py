@@ -28,9 +28,10 @@ from streams.ops.options import (
     operator_or_login,
 )
 from streams.ops.policy_change import Course, Terms, plain, policy_value, read_expiry
-from streams.ops.policy_making import editing, make, now_ms, read_policies, replacing
+from streams.ops.policy_making import editing, make, read_policies, replacing
 from streams.ops.snapshot import PolicyLine
 from streams.ops.terminal import listed, moment, plain_table, print_json, say, stdout
+from streams.runtime import clock
 
 SET_HELP = escape("""Put a rule in force, in place of the former one of that name.
 
@@ -371,7 +372,7 @@ def resume(
 
 
 def _terms(operator: str | None, reason: str, approved_by: str | None, expires: str | None) -> Terms:
-    until_ms = None if expires is None else read_expiry(expires, now_ms())
+    until_ms = None if expires is None else read_expiry(expires, clock.now_ms())
     return Terms(operator_or_login(operator), reason, approved_by, until_ms)
 
 
@@ -406,7 +407,7 @@ def list_policies(
     snapshot = read_policies(settings, Rules())
     lines = sorted(snapshot.policies.values(), key=lambda line: line.name or "")
     unusable = sorted(snapshot.unusable.values(), key=lambda line: line.version)
-    at_ms = now_ms()
+    at_ms = clock.now_ms()
     if as_json:
         print_json(
             {

@@ -4,7 +4,6 @@ Whatever speaks against a change is found before anything is written; :class:`Co
 """
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +31,7 @@ from streams.ops.policy_change import (
 from streams.ops.policy_edits import Edit
 from streams.ops.snapshot import Snapshot, SnapshotReader
 from streams.ops.terminal import listed, moment, note, print_json, say
+from streams.runtime import clock
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames
 
@@ -79,7 +79,7 @@ def make(settings: Settings, config: Path | None, change: Change, *, as_json: bo
     after = change.course(before, rules)
     _require_effect(snapshot, change, before, after)
     _require_known_venue(rules, change)
-    at_ms = now_ms()
+    at_ms = clock.now_ms()
     value = policy_value(change.name, after, change.terms, at_ms, change.typed)
     loosens = what_loosens(snapshot.rules, change.name, before, after, at_ms)
     if loosens and fault is not None:
@@ -98,11 +98,6 @@ def make(settings: Settings, config: Path | None, change: Change, *, as_json: bo
 def read_policies(settings: Settings, rules: Rules) -> Snapshot:
     """All policies up to now, over the configuration ``rules``. Raises CommandError."""
     return kafka_broker.run(_read(settings, rules), settings)
-
-
-def now_ms() -> int:
-    """The wall clock in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 def _configured(config: Path | None, name: str) -> tuple[Rules, CommandError | None]:

@@ -7,7 +7,6 @@ need a request of their own.
 """
 
 import secrets
-import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -45,6 +44,7 @@ from streams.ops.snapshot import Snapshot, SnapshotReader
 from streams.ops.tables import account_page
 from streams.ops.telling import tell
 from streams.ops.terminal import moment, plain_table, print_json, say, stdout
+from streams.runtime import clock
 from streams.runtime.settings import Settings
 
 REQUESTS_EXAMPLES = examples(
@@ -69,7 +69,7 @@ RequestId = Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in `tid
 def try_unlock(settings: Settings, rules: Rules, command: Mapping[str, Any], *, as_json: bool) -> None:
     """Say what the gate would answer now, and what holds the account. Ends with status 0 (would be done) or 1."""
     snapshot = kafka_broker.run(_snapshot(settings, rules), settings)
-    account_id, now_ms = command["account_id"], _now_ms()
+    account_id, now_ms = command["account_id"], clock.now_ms()
     account = _known(snapshot, account_id)
     expected = forecast(account, snapshot.rules, command, now_ms)
     other = "now" if command.get("rebase") != "now" else "keep"
@@ -120,7 +120,7 @@ def request_unlock(settings: Settings, rules: Rules, command: Mapping[str, Any],
 
 
 async def _request(settings: Settings, rules: Rules, command: Mapping[str, Any]) -> tuple[str, Forecast]:
-    account_id, now_ms = command["account_id"], _now_ms()
+    account_id, now_ms = command["account_id"], clock.now_ms()
     filed = requests.unlock_requests(await requests.read_entries(settings))
     snapshot = await _snapshot(settings, rules)
     account = snapshot.account(account_id)
@@ -226,7 +226,7 @@ async def _approve(
         command_id=request_id,
     )
     if request.decided is None:
-        _check_approval(request, forecast(account, snapshot.rules, command, _now_ms()), operator, rules)
+        _check_approval(request, forecast(account, snapshot.rules, command, clock.now_ms()), operator, rules)
         await _decide(settings, request, requests.UNLOCK_APPROVED, operator, reason)
     outcome = await give(settings, command, timeout_s)
     await _record_answer(settings, request, approver, outcome)
@@ -243,7 +243,7 @@ async def _record_answer(settings: Settings, request: UnlockRequest, approver: s
         key=request.request_id,
         operator=approver,
         reason=in_words(answer),
-        now_ms=_now_ms(),
+        now_ms=clock.now_ms(),
         request_id=request.request_id,
         account_id=request.account_id,
         done=answer.done,
@@ -299,7 +299,7 @@ async def _decide(settings: Settings, request: UnlockRequest, kind: str, operato
         key=request.request_id,
         operator=operator,
         reason=reason,
-        now_ms=_now_ms(),
+        now_ms=clock.now_ms(),
         request_id=request.request_id,
         account_id=request.account_id,
     )
@@ -427,7 +427,3 @@ def _text(reason: str) -> str:
     if not reason.strip() or len(reason.encode(errors="replace")) > TEXT_BYTES_MAX:
         raise CommandError(f"--reason has 1 to {TEXT_BYTES_MAX} bytes, not {reason[:40]!r}", ExitStatus.USAGE)
     return reason
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

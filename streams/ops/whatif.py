@@ -1,7 +1,6 @@
 """``tidegate whatif``: what the gate would say to a signal now, with nothing published."""
 
 import sys
-import time
 from decimal import localcontext
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -27,7 +26,7 @@ from streams.ops.overview import breach_document
 from streams.ops.snapshot import Snapshot
 from streams.ops.tables import breach_in_words
 from streams.ops.terminal import note, print_json, say, stdout
-from streams.runtime import kafka
+from streams.runtime import clock, kafka
 from streams.runtime.settings import Settings
 from streams.runtime.store import change_of
 from streams.runtime.topics import STATE, TopicNames
@@ -136,7 +135,7 @@ def whatif_command(
 
     Status 0: it would be approved. Status 1: it would be rejected, or dead-lettered.
     """
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     value, signal_id = completed(_read(signal), account, now_ms)
     rules = rules_in(config)
     settings = connect(config, broker, prefix, app_id)

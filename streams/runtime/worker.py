@@ -11,7 +11,7 @@ from streams.core.rules import Rules, apply_policy
 from streams.core.state import TABLES, decode_account, decode_remembered
 from streams.observe.ends import STUCK, Ends, reason_of
 from streams.observe.worker import Observer
-from streams.runtime import kafka
+from streams.runtime import clock, kafka
 from streams.runtime.app import create_app
 from streams.runtime.assignor import Holding, WorkerAssignor
 from streams.runtime.bounds import Looker
@@ -178,7 +178,7 @@ class Worker:
                 settings.forget_max_per_batch,
             ),
             partition_of=layout.partition_of,
-            wall_ms=lambda: time.time_ns() // 1_000_000,
+            wall_ms=clock.now_ms,
             metrics=self.metrics,
             long_folds=self._long_folds,
         )

@@ -7,7 +7,6 @@ starts from the topics again.
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -23,7 +22,7 @@ from streams.core.records import APPROVED, CONTROLS, FILLS, LOCKED, POLICIES, Re
 from streams.core.rules import rules_of
 from streams.observe import families
 from streams.observe.exposition import Sample, exposition
-from streams.runtime import kafka
+from streams.runtime import clock, kafka
 from streams.runtime.committed import create_committed_app, or_crash, raw_topic, take_over
 from streams.runtime.policies import Policies
 from streams.runtime.settings import Settings
@@ -135,7 +134,7 @@ class Steward:
                 if self._policies.rules.venues_up.get(venue, True) is False:
                     return
                 trip = watch.trip(venue, self._rulebook.changed_ms(name))
-                policy = None if trip is None else down_policy(trip, terms, _now_ms())
+                policy = None if trip is None else down_policy(trip, terms, clock.now_ms())
                 if policy is None:
                     return
                 log.warning("%s down until %s: %s", name, policy["expires_at"], policy["reason"])
@@ -144,7 +143,7 @@ class Steward:
         @self.app.agent(self._topic(FILLS), name="venue-watch")
         async def watch_fills(fills: StreamT[bytes]) -> None:
             async for event in fills.events():
-                await or_crash(self.app, decide(watch.take_fill(_record(FILLS, event), _now_ms())))
+                await or_crash(self.app, decide(watch.take_fill(_record(FILLS, event), clock.now_ms())))
 
         @self.app.agent(self._topic(APPROVED), name="venues-of-orders")
         async def watch_approvals(approvals: StreamT[bytes]) -> None:
@@ -157,9 +156,9 @@ class Steward:
     def _downgrade_after_breaches(self) -> None:
         async def answer(lock: AccountLocked, at_ms: int) -> None:
             # The gate knows the command's id for as long again, so that an old lock never counts twice.
-            if _now_ms() - at_ms > self._remembered_ms[LOCKED]:
+            if clock.now_ms() - at_ms > self._remembered_ms[LOCKED]:
                 return
-            command = downgrade(lock, _now_ms())
+            command = downgrade(lock, clock.now_ms())
             if command is not None:
                 log.warning("%(account_id)s down to profile %(profile)s: %(reason)s", command)
                 await self._publish(CONTROLS, command["account_id"], command)
@@ -178,7 +177,7 @@ class Steward:
 
     async def end_changes(self) -> None:
         """Publish the end of every change that has expired."""
-        for policy in self._rulebook.ends(_now_ms()):
+        for policy in self._rulebook.ends(clock.now_ms()):
             log.warning("%s ends: %s", policy["name"], policy["reason"])
             await self.publish_policy(policy)
 
@@ -227,7 +226,3 @@ def _read(model: type[_Output], event: EventT) -> _Output | None:
             "%s %d@%d is not a record that this release knows", message.topic, message.partition, message.offset
         )
         return None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ import pytest
 from infra.brokers import Broker
 from schemas.types import read_time, write_time
 from streams.core.records import APPROVED, CONTROLS, EVENTS, FILLS, LOCKED, PNL, POLICIES, SIGNALS
+from streams.runtime import clock
 from streams.runtime import kafka as clients
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames, create_topics
@@ -181,7 +181,7 @@ class Desk:
 
 
 def now() -> str:
-    return write_time(time.time_ns() // 1_000_000)
+    return write_time(clock.now_ms())
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ async def test_a_change_ends_within_a_second_of_its_expiry_unless_it_was_changed
         steward.serving()
         overdue = (await desk.expect(POLICIES, 2))[-1]
         assert (overdue["name"], overdue["rule"], overdue["reverts"]) == ("venue/kraken", None, 1)
-        expires_ms = time.time_ns() // 1_000_000 + 2_500
+        expires_ms = clock.now_ms() + 2_500
         end = {"expires_at": write_time(expires_ms), "then": {"state": "REDUCING"}, "reason": "CPI at 14:30"}
         halted = await desk.send(POLICIES, "state/global", name="state/global", rule={"state": "HALTED"}, **end)
         kept = {"name": "state/venue/kraken", "expires_at": write_time(expires_ms)}
@@ -285,7 +285,7 @@ async def test_what_was_aborted_is_old_or_cannot_be_read_moves_nobody(desk: Desk
         steward.serving()
         await desk.send(LOCKED, ACCOUNT, lock_id="l-of-another-release")
         await desk.send_in_transaction(LOCKED, ACCOUNT, lock("l-aborted"), commit=False)
-        thirteen_hours_ago_ms = time.time_ns() // 1_000_000 - 13 * 3_600_000
+        thirteen_hours_ago_ms = clock.now_ms() - 13 * 3_600_000
         await desk.send_in_transaction(LOCKED, ACCOUNT, lock("l-old"), commit=True, at_ms=thirteen_hours_ago_ms)
         await desk.send_in_transaction(LOCKED, ACCOUNT, lock("l-committed"), commit=True)
         (command,) = await desk.expect(CONTROLS, 1)

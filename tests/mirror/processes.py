@@ -16,6 +16,7 @@ from schemas.types import write_time
 from streams.core.records import APPROVED, CONTROLS, FILLS, PNL, POLICIES, SIGNALS
 from streams.mirror.last_look import LastLook
 from streams.mirror.status import Status, read_status
+from streams.runtime import clock
 from streams.runtime.settings import Settings
 from streams.runtime.topics import STATE, TopicNames, create_topics
 from tests.integration.support import Names, poll, produce, read_topic, wait_for
@@ -261,4 +262,4 @@ class Screen:
 
 def now() -> str:
     """The wall clock as the topics have it."""
-    return write_time(time.time_ns() // 1_000_000)
+    return write_time(clock.now_ms())

@@ -1,6 +1,5 @@
 """A model in a real Redis, fed with what the pure gate makes of a desk's day: no broker, every record a true one."""
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -17,6 +16,7 @@ from streams.mirror.last_look import LastLook, Look
 from streams.mirror.model import Model, Opened, Progress, Stretch
 from streams.mirror.settings import MirrorSettings
 from streams.mirror.view import rules_view
+from streams.runtime import clock
 from streams.runtime.store import changelog_key
 from streams.runtime.topics import STATE
 from tests.unit.desk import ACCOUNT, Desk, Json, Said
@@ -105,7 +105,7 @@ class Stage:
         self._before = after
         records.append((changelog_key(PARTITION, b"offsets"), b'{"v":1,"offsets":{}}'))
         start = self.positions.get(f"{STATE}/0", 0)
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = clock.now_ms()
         return [Record(STATE, 0, start + n, now_ms, key, value) for n, (key, value) in enumerate(records)]
 
     async def put_state(self, records: Sequence[Record] | None = None) -> Stretch:
@@ -155,7 +155,7 @@ class Stage:
 
     async def order(self, **fields: Any) -> str:
         """Have an order approved and published; its id."""
-        approved = self.heard(self.desk.signal(created_at=write_time(time.time_ns() // 1_000_000), **fields)).approved
+        approved = self.heard(self.desk.signal(created_at=write_time(clock.now_ms()), **fields)).approved
         await self.publish()
         order_id: str = approved["order_id"]
         return order_id

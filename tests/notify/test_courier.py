@@ -12,12 +12,9 @@ from streams.notify import courier as couriers
 from streams.notify.app import NotAlone, Pulse
 from streams.notify.courier import Courier, Fate
 from streams.notify.messages import Message
+from streams.runtime import clock
 from tests.integration.support import wait_for
 from tests.notify.records import locked_message
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Service:
@@ -71,9 +68,9 @@ async def settled(notes: Notes, count: int) -> None:
 async def test_each_message_is_told_once_and_noted() -> None:
     service, notes = Service(), Notes()
     async with courier(service, notes) as one:
-        one.offer(locked_message("a", now_ms()))
+        one.offer(locked_message("a", clock.now_ms()))
         await settled(notes, 1)
-        one.offer(locked_message("b", now_ms()))
+        one.offer(locked_message("b", clock.now_ms()))
         await settled(notes, 2)
     assert [title.split()[0] for title in service.titles] == ["a", "b"]
     assert notes.fates == [("a", "sent"), ("b", "sent")]
@@ -83,7 +80,7 @@ async def test_many_at_once_become_one() -> None:
     service, notes = Service(), Notes()
     async with courier(service, notes) as one:
         for name in "abcde":
-            one.offer(locked_message(name, now_ms()))
+            one.offer(locked_message(name, clock.now_ms()))
         await settled(notes, 5)
     assert service.titles == ["5 accounts locked: a, b, c, d, e"]
     assert notes.fates == [(name, "sent") for name in "abcde"]
@@ -94,11 +91,11 @@ async def test_what_fails_is_tried_again_with_what_came_meanwhile() -> None:
     service, notes = Service(), Notes()
     service.up = False
     async with courier(service, notes) as one:
-        one.offer(locked_message("a", now_ms()))
+        one.offer(locked_message("a", clock.now_ms()))
         await wait_for(lambda: service.refused >= 2, 10, "two refusals")
         assert notes.fates == []
         for name in "bc":
-            one.offer(locked_message(name, now_ms()))
+            one.offer(locked_message(name, clock.now_ms()))
         service.up = True
         await settled(notes, 3)
     assert service.titles == ["3 accounts locked: a, b, c"]
@@ -108,8 +105,8 @@ async def test_what_fails_is_tried_again_with_what_came_meanwhile() -> None:
 async def test_what_is_too_old_is_given_up_and_noted() -> None:
     service, notes = Service(), Notes()
     async with courier(service, notes, give_up="1m") as one:
-        one.offer(locked_message("old", now_ms() - 61_000))
-        one.offer(locked_message("new", now_ms()))
+        one.offer(locked_message("old", clock.now_ms() - 61_000))
+        one.offer(locked_message("new", clock.now_ms()))
         await settled(notes, 2)
     assert notes.fates == [("old", "given_up"), ("new", "sent")]
     assert len(service.taken) == 1
@@ -120,7 +117,7 @@ async def test_the_queue_is_bounded_and_loses_its_oldest(monkeypatch: pytest.Mon
     service, notes = Service(), Notes()
     async with courier(service, notes) as one:
         for name in "abcd":
-            one.offer(locked_message(name, now_ms()))
+            one.offer(locked_message(name, clock.now_ms()))
         await settled(notes, 4)
     assert notes.fates == [("a", "given_up"), ("b", "given_up"), ("c", "sent"), ("d", "sent")]
 
@@ -129,9 +126,9 @@ async def test_what_comes_while_a_message_is_on_its_way_is_not_lost() -> None:
     service, notes = Service(), Notes()
     service.busy.clear()
     async with courier(service, notes) as one:
-        one.offer(locked_message("a", now_ms()))
+        one.offer(locked_message("a", clock.now_ms()))
         await asyncio.sleep(0)
-        one.offer(locked_message("b", now_ms()))
+        one.offer(locked_message("b", clock.now_ms()))
         service.busy.set()
         await settled(notes, 2)
     assert [title.split()[0] for title in service.titles] == ["a", "b"]
@@ -144,7 +141,7 @@ async def test_who_cannot_remember_does_not_go_on_telling() -> None:
         raise OSError("the topic is away")
 
     one = Courier("desk", service.send, forgetful, NotifySection())
-    one.offer(locked_message("a", now_ms()))
+    one.offer(locked_message("a", clock.now_ms()))
     with pytest.raises(OSError, match="the topic is away"):
         await asyncio.wait_for(one.run(), 10)
     assert len(service.taken) == 1
@@ -158,8 +155,8 @@ async def test_one_that_is_never_taken_holds_up_no_other() -> None:
 
     one = Courier("desk", send, notes.note, NotifySection(), retry_min_s=0.02)
     running = asyncio.create_task(one.run())
-    one.offer(locked_message("refused", now_ms()))
-    one.offer(locked_message("other", now_ms()))
+    one.offer(locked_message("refused", clock.now_ms()))
+    one.offer(locked_message("other", clock.now_ms()))
     await settled(notes, 1)
     running.cancel()
     await asyncio.wait({running})
@@ -174,7 +171,7 @@ async def test_who_may_not_be_alone_tells_nothing() -> None:
         raise NotAlone("the process was paused")
 
     one = Courier("desk", service.send, notes.note, NotifySection(), check_alone=paused)
-    one.offer(locked_message("a", now_ms()))
+    one.offer(locked_message("a", clock.now_ms()))
     with pytest.raises(NotAlone):
         await asyncio.wait_for(one.run(), 10)
     assert service.taken == []

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +24,7 @@ from schemas.types import write_time
 from streams.core.records import EVENTS, LOCKED, PNL, SIGNALS
 from streams.notify.memory import read_told
 from streams.ops.cli import app
+from streams.runtime import clock
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames, create_topics
 from tests.integration.support import Names, poll, produce, read_topic, wait_for
@@ -174,7 +174,7 @@ class Notifier:
 
 def fresh(number: int, account: str = "main") -> dict[str, Any]:
     """A lock of now."""
-    return lock(account, number, locked_at=write_time(time.time_ns() // 1_000_000))
+    return lock(account, number, locked_at=write_time(clock.now_ms()))
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ async def settled(settings: Settings, count: int) -> None:
 
 
 async def test_each_fact_is_told_once_over_restarts(desk: Desk, service: Service, pager: Service) -> None:
-    at = write_time(time.time_ns() // 1_000_000)
+    at = write_time(clock.now_ms())
     with desk.notifier() as first:
         first.wait_for("notifier serving: desk, pager")
         await desk.publish(LOCKED, fresh(1))
@@ -309,7 +309,7 @@ async def test_the_gate_does_not_wait_for_a_notifier_and_a_real_lock_is_told(
     rules = {"accounts": {"main": {"exchange": "binance", "profile": "normal"}}}
 
     def mark(number: int, equity: str) -> dict[str, Any]:
-        return {"account_id": "main", "sequence": number, "equity": equity, "as_of": write_time(now_ms())}
+        return {"account_id": "main", "sequence": number, "equity": equity, "as_of": write_time(clock.now_ms())}
 
     with WorkerProcess(settings, core="real", rules=rules) as worker:
         worker.wait_serving(2)
@@ -328,10 +328,6 @@ async def test_the_gate_does_not_wait_for_a_notifier_and_a_real_lock_is_told(
             told = "main locked: daily drawdown 3 % of 2 %"
             poll(partial(service.has, told), DEADLINE_S, "the desk to be told")
             assert pager.told(1) == [told]
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 @pytest.fixture

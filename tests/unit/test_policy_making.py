@@ -17,8 +17,8 @@ from streams.ops import broker, policies, policy_making
 from streams.ops.cli import app
 from streams.ops.exits import ExitStatus
 from streams.ops.policies import OVERDUE
-from streams.ops.policy_making import now_ms
 from streams.ops.snapshot import Snapshot
+from streams.runtime import clock
 
 HOUR_MS = 3_600_000
 RESUME = ("resume", "-r", "prices are right")
@@ -34,7 +34,7 @@ class Topic:
     def append(self, name: str, rule: Any, **fields: Any) -> None:
         value = orjson.dumps({"name": name, "rule": rule, "operator": "ann", "reason": "x"} | fields)
         offset = len(self.snapshot.history)
-        self.snapshot.take_policy(Record(POLICIES, 0, offset, now_ms(), name.encode(), value))
+        self.snapshot.take_policy(Record(POLICIES, 0, offset, clock.now_ms(), name.encode(), value))
 
     async def publish(self, _settings: Any, name: str, value: bytes) -> int:
         body = orjson.loads(value)
@@ -116,7 +116,7 @@ def test_any_configuration_says_who_must_agree(
 
 
 def ends(after_ms: int) -> dict[str, Any]:
-    return {"expires_at": write_time(now_ms() + after_ms), "then": None}
+    return {"expires_at": write_time(clock.now_ms() + after_ms), "then": None}
 
 
 def test_a_rule_that_outlived_its_end_is_marked(topic: Topic) -> None:

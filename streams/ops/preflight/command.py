@@ -1,6 +1,5 @@
 """``tidegate preflight``: is this gate ready for real money? Every check, what it saw, and the fix."""
 
-import time
 from collections import Counter
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from streams.ops.preflight.check import Check, Result, Status, run_checks
 from streams.ops.preflight.gather import gather
 from streams.ops.preflight.registry import CHECKS, groups_of
 from streams.ops.terminal import plain_table, print_json, say, stdout
+from streams.runtime import clock
 from streams.runtime.settings import Settings
 
 EXAMPLES = examples(
@@ -58,7 +58,7 @@ def preflight_command(
     settings = connect(config, broker, prefix, app_id)
     results = kafka_broker.run(_run(chosen, settings, checked), settings)
     if as_json:
-        print_json(document(results, time.time_ns() // 1_000_000, skip or []))
+        print_json(document(results, clock.now_ms(), skip or []))
     else:
         _show(results, skip or [])
     if any(result.finding.status is Status.FAIL for result in results):

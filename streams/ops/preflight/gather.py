@@ -41,7 +41,7 @@ from streams.ops.preflight.mirror import read_mirror
 from streams.ops.preflight.observation import read_files, read_scraping
 from streams.ops.requests import Entry, read_entries
 from streams.ops.snapshot import Snapshot
-from streams.runtime import kafka
+from streams.runtime import clock, kafka
 from streams.runtime.settings import Settings, SettingsError
 from streams.runtime.store import change_of
 from streams.runtime.topics import JOURNAL, OPTIONAL, STATE, TopicNames, TopicsError
@@ -72,7 +72,7 @@ async def gather(settings: Settings, config: ConfigFile) -> Context:
         # Each of the others would wait for the same broker in vain.
         gone: Part[Any] = Part(None, NotRead("the broker did not answer", cluster.fault.remedy))
         parts = (cluster, gone, gone, gone, gone, gone, gone, machine, gone, mirror, files, scraping)
-        return Context(settings, config, rules, _now_ms(), *parts)
+        return Context(settings, config, rules, clock.now_ms(), *parts)
     topics = await _part(_topics(settings))
     acls, groups, recent, state, requests, identity = await asyncio.gather(
         _part(_acls(settings)),
@@ -86,7 +86,7 @@ async def gather(settings: Settings, config: ConfigFile) -> Context:
         settings,
         config,
         rules,
-        _now_ms(),
+        clock.now_ms(),
         cluster,
         topics,
         acls,
@@ -116,10 +116,6 @@ async def _part(work: Awaitable[T]) -> Part[T]:
         return Part(
             None, NotRead(str(error) or type(error).__name__, _NO_BROKER if isinstance(error, KafkaError) else "")
         )
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 # -- the cluster ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """``tidegate rollout show | start | advance | accounts | sign``: the phases of a rollout, from the command line."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -40,6 +39,7 @@ from streams.ops.rollout.scope import Scope, capital, members, scope_for
 from streams.ops.snapshot import Snapshot, SnapshotReader
 from streams.ops.tables import breach_in_words
 from streams.ops.terminal import listed, moment, money, note, plain_table, print_json, say, stdout
+from streams.runtime import clock
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames
 
@@ -120,7 +120,7 @@ class Desk(NamedTuple):
 
     @property
     def overviews(self) -> dict[str, Overview]:
-        now_ms = _now_ms()
+        now_ms = clock.now_ms()
         in_force = self.snapshot.rules
         return {name: overview(name, self.snapshot.account(name), in_force, now_ms) for name in in_force.accounts}
 
@@ -382,7 +382,7 @@ def _put(
     """
     if scope.faults:
         raise CommandError("\n  ".join(scope.faults), ExitStatus.REFUSED, "nothing was published")
-    now_ms = _now_ms()
+    now_ms = clock.now_ms()
     before = policy_change.course_of(desk.snapshot.stands(POLICY))
     after = policy_change.Course(scope.rule)
     loosens = policy_change.what_loosens(desk.snapshot.rules, POLICY, before, after, now_ms)
@@ -440,7 +440,7 @@ async def _sign(settings: Settings, phase: Phase, criterion: str, operator: str,
         key=f"{POLICY}/{phase.label}/{criterion}",
         operator=operator,
         reason=reason,
-        now_ms=_now_ms(),
+        now_ms=clock.now_ms(),
         phase=phase.label,
         criterion=criterion,
         **through,
@@ -459,8 +459,8 @@ def _document(
         "title": phase.title,
         "since": write_time(course.since_ms),
         "began_at": write_time(course.began_ms),
-        "weeks_in_phase": weeks(_now_ms() - course.since_ms),
-        "weeks_since_began": weeks(_now_ms() - course.began_ms),
+        "weeks_in_phase": weeks(clock.now_ms() - course.since_ms),
+        "weeks_since_began": weeks(clock.now_ms() - course.began_ms),
         "accounts": course.rule.get("accounts"),
         "profiles": course.rule.get("profiles"),
         "venues": course.rule.get("venues"),
@@ -488,7 +488,7 @@ def _criterion(one: Criterion) -> Mapping[str, Any]:
 def _print_phase(desk: Desk, course: Course, phase: Phase) -> None:
     rule = course.rule
     console = stdout()
-    in_phase = weeks(_now_ms() - course.since_ms)
+    in_phase = weeks(clock.now_ms() - course.since_ms)
     console.print(Text.assemble((f"Phase {phase.label}: {phase.title}", "bold"), f"  {in_phase} weeks"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim")
@@ -534,7 +534,3 @@ def _print_criteria(following: Phase | None, found: Sequence[Criterion]) -> None
     console = stdout()
     console.print(Text(f"\nFor phase {following.label} ({following.title}): {verdict}", style="bold"))
     console.print(table)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

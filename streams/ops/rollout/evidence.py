@@ -1,6 +1,5 @@
 """Reads from the topics what the exit criteria ask for."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from streams.core.records import DEAD_LETTERS, INPUTS, LOCKED
 from streams.ops import broker, requests
 from streams.ops.rollout.course import Course
 from streams.ops.rollout.criteria import DrawdownLock, Evidence, Letter, Unread
+from streams.runtime import clock
 from streams.runtime.settings import Settings
 from streams.runtime.topics import Layout, TopicNames
 
@@ -39,7 +39,7 @@ async def read_evidence(settings: Settings, course: Course, applied: Mapping[int
             reason = str((parse_object(record.value)[0] or {}).get("reason"))
             letters.append(Letter(reason, record.partition, record.offset))
         unread = await _unread(settings, layout, consumer, applied)
-    return Evidence(time.time_ns() // 1_000_000, locks, letters, unread, entries)
+    return Evidence(clock.now_ms(), locks, letters, unread, entries)
 
 
 async def dead_letter_ends(settings: Settings) -> dict[str, int]:
