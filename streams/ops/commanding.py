@@ -16,7 +16,7 @@ from streams.core.records import CONTROLS, LOCKED
 from streams.ops import broker
 from streams.ops.answers import ANSWERS, Answer, Body, Sent, answer_to, comes_with
 from streams.ops.exits import CommandError, ExitStatus
-from streams.runtime import clock, kafka
+from streams.runtime import clock
 from streams.runtime.settings import Settings
 from streams.runtime.topics import Layout, TopicNames
 
@@ -98,7 +98,7 @@ async def given_before(settings: Settings, account_id: str, command_id: str) -> 
     """What became of a command that was published earlier; None if it was not, or has no answer (yet, or any more)."""
     layout = await broker.layout_of(settings)
     places = _places(settings, layout, account_id)
-    partition = kafka.partition_of_key(account_id.encode(), layout.counts[CONTROLS])
+    partition = layout.partition_of(account_id)
     controls = TopicPartition(TopicNames.of(settings).physical(CONTROLS), partition)
     async with broker.reader(settings) as consumer:
         consumer.assign(list(places))
@@ -114,10 +114,7 @@ async def given_before(settings: Settings, account_id: str, command_id: str) -> 
 def _places(settings: Settings, layout: Layout, account_id: str) -> dict[TopicPartition, str]:
     """The partitions that can hold an answer to the account, by key, with their logical topics."""
     names = TopicNames.of(settings)
-    return {
-        TopicPartition(names.physical(topic), kafka.partition_of_key(account_id.encode(), layout.counts[topic])): topic
-        for topic in ANSWERS
-    }
+    return {TopicPartition(names.physical(topic), layout.partition_in(topic, account_id)): topic for topic in ANSWERS}
 
 
 async def _next_answer(consumer: Any, places: Mapping[TopicPartition, str], sent: Sent) -> Answer:

@@ -390,7 +390,7 @@ async def _without_decided(reader: LetterReader, plans: list[Plan]) -> list[Plan
         if account_id is None or one_id is None:
             continue
         keys[number] = remembered_key(account_id, _KINDS[plan.draft.topic], one_id)
-        partitions[keys[number]] = kafka.partition_of_key(account_id.encode(), reader.layout.partitions)
+        partitions[keys[number]] = reader.layout.partition_of(account_id)
     known = await reader.remembered(partitions)
     checked: list[Plan] = []
     for number, plan in enumerate(plans):

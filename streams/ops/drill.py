@@ -262,7 +262,7 @@ class _Line:
 async def _line(settings: Settings, layout: Layout, account_id: str) -> AsyncIterator[_Line]:
     names = TopicNames.of(settings)
     places = [
-        TopicPartition(names.physical(topic), kafka.partition_of_key(account_id.encode(), layout.counts[topic]))
+        TopicPartition(names.physical(topic), layout.partition_in(topic, account_id))
         for topic in (*ANSWERS, REJECTED, APPROVED)
     ]
     producer = kafka.producer(settings)

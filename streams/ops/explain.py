@@ -23,7 +23,6 @@ from streams.ops.overview import Overview, document, overview
 from streams.ops.tables import account_page
 from streams.ops.terminal import print_json, say, stdout
 from streams.ops.whatif import examine
-from streams.runtime import kafka
 from streams.runtime.settings import Settings
 from streams.runtime.topics import JOURNAL, Layout, TopicNames
 
@@ -115,11 +114,11 @@ class _Topics:
         self._consumer = consumer
         self._names = TopicNames.of(settings)
 
-    def places(self, topic: str, key: str | None = None) -> list[TopicPartition]:
-        """All partitions of a topic, or the one of a key."""
-        count = self.layout.counts[topic]
-        numbers = range(count) if key is None else (kafka.partition_of_key(key.encode(), count),)
-        return [self.place(topic, number) for number in numbers]
+    def places(self, topic: str, account: str | None = None) -> list[TopicPartition]:
+        """All partitions of a topic, or the one of an account."""
+        if account is not None:
+            return [self.place(topic, self.layout.partition_in(topic, account))]
+        return [self.place(topic, number) for number in range(self.layout.counts[topic])]
 
     def place(self, topic: str, partition: int) -> TopicPartition:
         return TopicPartition(self._names.physical(topic), partition)
@@ -233,11 +232,7 @@ async def _recompute(topics: _Topics, rules: Rules, decision: Decision) -> Recom
     if at is None:
         raise AuditError(f"no transaction of the journal holds signals {partition}@{offset}")
     policies = [_record(POLICIES, one) for one in await topics.records(topics.places(POLICIES))]
-    audit = Audit(
-        partition,
-        RulesByVersion(rules, policies),
-        lambda one: kafka.partition_of_key(one.encode(), topics.layout.partitions),
-    )
+    audit = Audit(partition, RulesByVersion(rules, policies), topics.layout.partition_of)
     *before, transaction = transactions[: at + 1]
     places = {topic: topics.place(topic, partition) for topic in INPUTS}
     await topics.begin(list(places.values()))

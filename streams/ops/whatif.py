@@ -26,7 +26,7 @@ from streams.ops.overview import breach_document
 from streams.ops.snapshot import Snapshot
 from streams.ops.tables import breach_in_words
 from streams.ops.terminal import note, print_json, say, stdout
-from streams.runtime import clock, kafka
+from streams.runtime import clock
 from streams.runtime.settings import Settings
 from streams.runtime.store import change_of
 from streams.runtime.topics import STATE, TopicNames
@@ -197,7 +197,7 @@ class _AccountReader:
         """Raises TopicsError, KafkaError, TimeoutError."""
         layout = await kafka_broker.layout_of(settings)
         names = TopicNames.of(settings)
-        self.partition = kafka.partition_of_key(self._account_key, layout.partitions)
+        self.partition = layout.partition_of(self._account_id)
         state = TopicPartition(names.physical(STATE), self.partition)
         policies = TopicPartition(names.physical(POLICIES), 0)
         async with kafka_broker.reader(settings) as consumer:

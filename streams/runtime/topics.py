@@ -132,6 +132,10 @@ class Layout:
         """The partition of an account's records in every co-partitioned topic."""
         return kafka.partition_of_key(account_id.encode(), self.partitions)
 
+    def partition_in(self, topic: str, account_id: str) -> int:
+        """The same in any topic: an output may have another number of partitions than the inputs."""
+        return kafka.partition_of_key(account_id.encode(), self.counts[topic])
+
 
 async def verify_topics(settings: Settings) -> Layout:
     """Check that all topics are there and co-partitioned. Raises TopicsError that names topic and remedy."""
