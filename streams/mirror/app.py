@@ -19,6 +19,7 @@ from streams.observe.exposition import Sample, exposition
 from streams.observe.mirror import MirrorMetrics
 from streams.runtime.channel import PrivateChannel
 from streams.runtime.committed import create_committed_app
+from streams.runtime.process import crash_of
 from streams.runtime.settings import Settings
 from streams.runtime.topics import Layout, TopicNames, verify_topics
 from streams.runtime.web import Report, web_for
@@ -58,8 +59,7 @@ class Mirror:
 
     def health(self) -> Report:
         """Whether it is alive. A Redis that is away is no fault of the mirror's: it waits for it."""
-        reason = self.app.crash_reason
-        return Report.of((f"it ends: {reason}",) if reason is not None else ())
+        return Report.unless_ending(self.app.crash_reason)
 
     def ready(self) -> Report:
         """Whether the model is whole and up to date."""
@@ -97,9 +97,7 @@ class Mirror:
 
     async def wait(self) -> BaseException | None:
         """Wait until the app stops or crashes; what crashed it."""
-        await self.app.wait()
-        reason: BaseException | None = self.app.crash_reason
-        return reason
+        return await crash_of(self.app)
 
     async def stop(self) -> None:
         """Let go. Whatever was not started is left out."""

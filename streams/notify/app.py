@@ -23,6 +23,7 @@ from streams.observe import families
 from streams.observe.exposition import Sample, exposition
 from streams.runtime import clock
 from streams.runtime.committed import create_committed_app, or_crash, raw_topic, take_over
+from streams.runtime.process import crash_of
 from streams.runtime.settings import Settings
 from streams.runtime.topics import NOTIFICATIONS, TopicNames, TopicsError, verify_topics
 from streams.runtime.web import Report, web_for
@@ -118,9 +119,7 @@ class Notifier:
 
     async def wait(self) -> BaseException | None:
         """Wait until the app stops or crashes; what crashed it."""
-        await self.app.wait()
-        reason: BaseException | None = self.app.crash_reason
-        return reason
+        return await crash_of(self.app)
 
     async def stop(self) -> None:
         """Leave the group. What was not told yet is told by the next one."""
@@ -144,8 +143,7 @@ class Notifier:
 
     def health(self) -> Report:
         """Whether it is alive. A service that does not answer is no fault of the notifier's."""
-        reason = self.app.crash_reason
-        return Report.of((f"it ends: {reason}",) if reason is not None else ())
+        return Report.unless_ending(self.app.crash_reason)
 
     def ready(self) -> Report:
         """Whether it follows the topics."""

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import threading
-from typing import Protocol
+from typing import Any, Protocol
 
 log = logging.getLogger("tidegate")
 
@@ -52,6 +52,13 @@ def failed(name: str, reason: BaseException) -> int:
     """Say why it ends, and the status that it ends with."""
     log.critical("%s failed: %s: %s", name, type(reason).__name__, reason)
     return EXIT_FAILED
+
+
+async def crash_of(app: Any) -> BaseException | None:
+    """Wait until a Faust app stops or crashes by itself; what crashed it."""
+    await app.wait()
+    reason: BaseException | None = app.crash_reason
+    return reason
 
 
 async def _first_of(service: Service, stop: asyncio.Event) -> BaseException | None:

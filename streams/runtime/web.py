@@ -35,6 +35,11 @@ class Report(NamedTuple):
         """All is well unless there is a reason."""
         return cls(not reasons, reasons, facts)
 
+    @classmethod
+    def unless_ending(cls, reason: BaseException | None) -> "Report":
+        """All is well unless something has crashed the process, which is about to end for that reason."""
+        return cls.of(() if reason is None else (f"it ends: {reason}",))
+
 
 Probe = Callable[[], Report]
 Exposition = Callable[[], tuple[bytes, str]]

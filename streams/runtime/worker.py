@@ -19,7 +19,7 @@ from streams.runtime.log import KafkaLog
 from streams.runtime.metrics import Metrics
 from streams.runtime.partition import Core, Limits, Partition
 from streams.runtime.policies import Policies
-from streams.runtime.process import failed, run_until_stopped
+from streams.runtime.process import crash_of, failed, run_until_stopped
 from streams.runtime.reader import Reader
 from streams.runtime.settings import Settings, SettingsError
 from streams.runtime.standby import KafkaFeed, Standby
@@ -74,7 +74,7 @@ class Worker:
 
     def _ending(self) -> Report | None:
         reason = None if self.reader is None else self.reader.crash_reason
-        return None if reason is None else Report.of((f"it ends: {reason}",))
+        return None if reason is None else Report.unless_ending(reason)
 
     async def _look(self) -> Sighting:
         standings = None if self.reader is None else await self.reader.standings()
@@ -113,9 +113,7 @@ class Worker:
 
     async def wait(self) -> BaseException | None:
         """Wait until the app stops or crashes; what crashed it."""
-        await self.app.wait()
-        reason: BaseException | None = self.app.crash_reason
-        return reason
+        return await crash_of(self.app)
 
     async def stop(self) -> None:
         """Finish the transactions under way and leave the group. Whatever was not started is left out."""

@@ -25,6 +25,7 @@ from streams.observe.exposition import Sample, exposition
 from streams.runtime import clock, kafka
 from streams.runtime.committed import create_committed_app, or_crash, raw_topic, take_over
 from streams.runtime.policies import Policies
+from streams.runtime.process import crash_of
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames, verify_topics
 from streams.runtime.web import Report, web_for
@@ -89,9 +90,7 @@ class Steward:
 
     async def wait(self) -> BaseException | None:
         """Wait until the app stops or crashes; what crashed it."""
-        await self.app.wait()
-        reason: BaseException | None = self.app.crash_reason
-        return reason
+        return await crash_of(self.app)
 
     async def stop(self) -> None:
         """Leave the group. Whatever was not started is left out."""
@@ -105,8 +104,7 @@ class Steward:
 
     def health(self) -> Report:
         """Whether it is alive."""
-        reason = self.app.crash_reason
-        return Report.of((f"it ends: {reason}",) if reason is not None else ())
+        return Report.unless_ending(self.app.crash_reason)
 
     def ready(self) -> Report:
         """Whether it does what it is there for. One that waits for another to go does not."""
