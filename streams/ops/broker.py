@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -161,6 +161,22 @@ async def read_to(consumer: Any, ends: Mapping[TopicPartition, int], take: Calla
             for record in records:
                 take(record)
         open_places = {place for place in open_places if await consumer.position(place) < ends[place]}
+
+
+async def read_since(
+    consumer: Any, places: Collection[TopicPartition], since_ms: int, take: Callable[[ConsumerRecord], None]
+) -> None:
+    """Hand over every record of some partitions from a time on (``since_ms`` >= 0), up to their present ends.
+
+    A partition is read from its first record of that time or later: what follows may carry an earlier timestamp.
+    """
+    consumer.assign(list(places))
+    ends = await ends_of(consumer, places)
+    starts = await consumer.offsets_for_times(dict.fromkeys(places, since_ms))
+    for place, end in ends.items():
+        start = starts.get(place)
+        consumer.seek(place, end if start is None else start.offset)
+    await read_to(consumer, ends, take)
 
 
 async def publish(settings: Settings, topic: str, key: str, value: bytes) -> RecordMetadata:

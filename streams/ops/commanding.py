@@ -186,9 +186,5 @@ async def _first_answer(
             found.append(answer)
 
     since_ms = min(at_ms for _, at_ms in earlier) - _CLOCKS_DIFFER_MS
-    starts = await consumer.offsets_for_times(dict.fromkeys(places, since_ms))
-    ends = await broker.ends_of(consumer, places)
-    for place, start in starts.items():
-        consumer.seek(place, ends[place] if start is None else start.offset)
-    await broker.read_to(consumer, ends, match)
+    await broker.read_since(consumer, places, since_ms, match)
     return found[-1] if found else None

@@ -137,7 +137,8 @@ class LetterReader:
                 if origin is not None and not _is_forwarded(record.headers):
                     found[origin] = Place(topic, record.partition, record.offset)
 
-            await self.every(self.places(topic), take, since_ms=max(0, at_ms - _CLOCK_SLACK_MS))
+            since_ms = max(0, at_ms - _CLOCK_SLACK_MS)
+            await kafka_broker.read_since(self._consumer, self.places(topic), since_ms, take)
         return found
 
     async def remembered(self, wanted: Mapping[bytes, int]) -> Mapping[bytes, Remembered]:
@@ -158,24 +159,14 @@ class LetterReader:
         await self.every([TopicPartition(topic, number) for number in sorted(set(wanted.values()))], take)
         return found
 
-    async def every(self, places: Sequence[TopicPartition], take: Any, since_ms: int | None = None) -> None:
-        """Hand over every record of some partitions up to their present ends, from a time on."""
+    async def every(self, places: Sequence[TopicPartition], take: Any) -> None:
+        """Hand over every record of some partitions up to their present ends."""
         if not places:
             return
         self._consumer.assign(list(places))
-        starts: Mapping[TopicPartition, Any] = {}
-        if since_ms is not None:
-            starts = await self._consumer.offsets_for_times(dict.fromkeys(places, since_ms))
-        ends = dict(await kafka_broker.ends_of(self._consumer, places))
-        for place in places:
-            if since_ms is None:
-                await self._consumer.seek_to_beginning(place)
-            elif starts.get(place) is None:
-                del ends[place]  # nothing was written since
-            else:
-                self._consumer.seek(place, starts[place].offset)
-        if ends:
-            await kafka_broker.read_to(self._consumer, ends, take)
+        ends = await kafka_broker.ends_of(self._consumer, places)
+        await self._consumer.seek_to_beginning(*places)
+        await kafka_broker.read_to(self._consumer, ends, take)
 
     async def at(self, place: TopicPartition, offset: int) -> ConsumerRecord | None:
         """The record at an offset; None where there is none (any more). Raises TimeoutError."""

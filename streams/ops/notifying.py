@@ -246,10 +246,5 @@ async def _records_since(settings: Settings, partitions: int, since_ms: int) -> 
         records.append((names.logical(record.topic), record.value))
 
     async with kafka_broker.reader(settings) as consumer:
-        consumer.assign(places)
-        ends = await kafka_broker.ends_of(consumer, places)
-        starts = await consumer.offsets_for_times(dict.fromkeys(places, since_ms))
-        for place in places:
-            consumer.seek(place, starts[place].offset if starts[place] else ends[place])
-        await kafka_broker.read_to(consumer, ends, take)
+        await kafka_broker.read_since(consumer, places, since_ms, take)
     return records

@@ -59,15 +59,8 @@ async def _since(
     settings: Settings, layout: Layout, consumer: Any, topic: str, since_ms: int
 ) -> Sequence[ConsumerRecord]:
     """The records of a topic from a time on."""
-    places = _places(settings, layout, topic)
-    consumer.assign(places)
-    ends = await broker.ends_of(consumer, places)
-    starts: Mapping[TopicPartition, Any] = await consumer.offsets_for_times(dict.fromkeys(places, since_ms))
-    for place in places:
-        start = starts.get(place)
-        consumer.seek(place, ends[place] if start is None else start.offset)
     found: list[ConsumerRecord] = []
-    await broker.read_to(consumer, ends, found.append)
+    await broker.read_since(consumer, _places(settings, layout, topic), since_ms, found.append)
     return [record for record in found if record.timestamp >= since_ms]
 
 
