@@ -23,6 +23,7 @@ from streams.ops.exits import ExitStatus
 from streams.runtime.kafka import partition_of_key
 from streams.runtime.topics import create_topics
 from tests.examples.signals import now, order
+from tests.integration.processes import Program, tidegate_command
 from tests.integration.secured import MTLS, Authority, Desk, secured_cluster
 from tests.integration.support import Names, poll, produce, read_topic, require_local_kafka
 from tests.mirror.servers import Server, server, skip_or_fail
@@ -54,9 +55,8 @@ class Stage:
 
     def tidegate(self, role: str, *arguments: str) -> str:
         """A command to its end; what it printed."""
-        config = str(self.directory / "tidegate.toml")
         result = subprocess.run(
-            [sys.executable, "-m", "streams.ops.cli", *arguments, "--config", config],
+            tidegate_command(*arguments, "--config", str(self.directory / "tidegate.toml")),
             env=self.environment(role),
             capture_output=True,
             text=True,
@@ -84,42 +84,8 @@ class Stage:
         assert {record.partition for record in mine} <= {partition_of_key(account.encode(), PARTITIONS)}
         return [json.loads(record.value) for record in mine]
 
-    @contextmanager
-    def running(self, command: list[str], log: str, **environment: str) -> Iterator["Program"]:
-        """A program in a process of its own, killed at the end."""
-        path = self.directory / log
-        with path.open("ab") as output:
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        try:
-            yield Program(process, path)
-        finally:
-            process.kill()
-            process.wait()
-
-
-@dataclass
-class Program:
-    """One that runs, and what it has said so far."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def wait_for(self, words: str, times: int = 1) -> str:
-        """Wait until it has said something so often; all that it has said. Fails at once if it ended."""
-
-        def said() -> bool:
-            assert self.process.poll() is None, self.log.read_text()
-            return self.log.read_text().count(words) >= times
-
-        try:
-            poll(said, _DEADLINE_S, f"{words!r}")
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}\n{self.log.read_text()}") from None
-        return self.log.read_text()
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(_DEADLINE_S)
+    def program(self, command: list[str], log: str, **environment: str) -> Program:
+        return Program(command, self.directory / log, environment)
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +101,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         one = Stage(desk, directory, redis)
         asyncio.run(_prepare(one))
         for role, words, times in (("worker", "serving partition", PARTITIONS), ("mirror", "", 0)):
-            command = [sys.executable, "-m", "streams.ops.cli", role, "--config", str(directory / "tidegate.toml")]
+            command = tidegate_command(role, "--config", str(directory / "tidegate.toml"))
             environment = one.environment(role, TIDEGATE_DATA_DIR=str(directory / "data" / role))
-            stack.enter_context(one.running(command, f"{role}.log", **environment)).wait_for(words, times)
+            stack.enter_context(one.program(command, f"{role}.log", **environment)).wait_for(words, times)
         for account in ACCOUNTS:
             one.fund(account)
         yield one
@@ -250,7 +216,7 @@ def test_a_pipeline_needs_no_login_where_the_broker_asks_for_none(stage: Stage) 
 def test_kcat_sends_signals_and_shows_decisions(stage: Stage) -> None:
     require_program("kcat", "jq", "bash")
     pipeline = by_certificate(stage, "pipeline")
-    with stage.running([*KCAT, "decisions"], "kcat.log", **pipeline) as watching:
+    with stage.program([*KCAT, "decisions"], "kcat.log", **pipeline) as watching:
         # It says nothing before the first decision, so it is given one after the other until it has begun.
         sent = 0
 
@@ -259,8 +225,8 @@ def test_kcat_sends_signals_and_shows_decisions(stage: Stage) -> None:
             sent += 1
             status, _, errors = pipe(stage, [*KCAT, "send"], [order("cat", f"s-{sent}", stop_loss=None)], **pipeline)
             assert status == 0, errors
-            assert watching.process.poll() is None, watching.log.read_text()
-            return "rejected: STOP_LOSS_REQUIRED" in watching.log.read_text()
+            assert watching.exit_status is None, watching.log
+            return "rejected: STOP_LOSS_REQUIRED" in watching.log
 
         poll(hears, _DEADLINE_S, "a decision on the terminal")
         assert pipe(stage, [*KCAT, "send"], [order("cat", "s-good")], **pipeline)[0] == 0
@@ -291,7 +257,7 @@ def test_kcats_password_is_on_no_command_line(stage: Stage) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         broker = f"kafka://127.0.0.1:{silent.getsockname()[1]}"
         environment = stage.environment("pipeline", TIDEGATE_BROKER=broker)
-        with stage.running([*KCAT, "decisions"], "kcat-ps.log", **environment):
+        with stage.program([*KCAT, "decisions"], "kcat-ps.log", **environment):
 
             def lines() -> list[str]:
                 return [line for line in command_lines() if line.startswith("kcat ") and "isolation.level" in line]
@@ -327,7 +293,7 @@ def test_the_script_says_how_it_is_used() -> None:
 @contextmanager
 def executor(stage: Stage, name: str, *arguments: str, **more: str) -> Iterator[Program]:
     command = [sys.executable, "-m", "infra.examples.executor", "--name", name, "--venue", "binance", *arguments]
-    with stage.running(command, f"executor-{name}.log", **stage.environment("executor", **more)) as program:
+    with stage.program(command, f"executor-{name}.log", **stage.environment("executor", **more)) as program:
         program.wait_for("following ", times=2)
         yield program
 
@@ -342,7 +308,7 @@ def test_the_executor_sends_and_reports(stage: Stage) -> None:
 
         (held,) = poll(position, _DEADLINE_S, "the fill to be counted")
         assert (held["instrument"], held["quantity"]) == ("BTC-USD", "0.01")
-        assert program.stop() == 0
+        assert program.end(signal.SIGTERM) == 0
     (fill,) = stage.records(FILLS, "filling")
     (approved,) = stage.records(APPROVED, "filling")
     assert (fill["order_id"], fill["status"], fill["venue"]) == (approved["order_id"], "filled", "binance")
@@ -368,7 +334,7 @@ def test_without_a_mirror_the_executor_sends_nothing(stage: Stage) -> None:
         stage.send(SIGNALS, "blind", **order("blind", "s-1"))
         program.wait_for("blind: not sent: REDIS_UNAVAILABLE")
         poll(lambda: stage.records(FILLS, "blind"), _DEADLINE_S, "the report")
-        assert "sent\n" not in program.log.read_text()
+        assert "sent\n" not in program.log
     (fill,) = stage.records(FILLS, "blind")
     assert (fill["status"], fill["quantity"]) == ("cancelled", "0")
     poll(lambda: stage.account("blind")["open_orders"] == [], _DEADLINE_S, "the order to be released")
@@ -393,7 +359,7 @@ def test_the_executor_does_not_start_without_a_last_look(stage: Stage) -> None:
 
 def test_the_subscriber_shows_locks_and_events(stage: Stage) -> None:
     command = [sys.executable, "-m", "infra.examples.ops_subscriber"]
-    with stage.running(command, "ops.log", **stage.environment("observer")) as program:
+    with stage.program(command, "ops.log", **stage.environment("observer")) as program:
         program.wait_for("following account-locked, account-events")
         stage.send(PNL, "watched", sequence=2, equity="9850", as_of=now())
         program.wait_for("WARNING watched: 1.50 % of 2.00 %")
@@ -401,12 +367,13 @@ def test_the_subscriber_shows_locks_and_events(stage: Stage) -> None:
         program.wait_for("LOCKED watched by DAILY_DRAWDOWN: 2.10 % of 2.00 %; to cancel: none")
         stage.tidegate("operator", "lock", "watched", "--reason", "look at it")
         program.wait_for("LOCKED watched by MANUAL; to cancel: none")
-        assert program.stop() == 0
+        assert program.end(signal.SIGTERM) == 0
     assert {one["type"] for one in stage.records(EVENTS, "watched")} == {"WARNING"}
     assert len(stage.records(CONTROLS, "watched")) == 1
     again = [*command, "--since-the-beginning"]
-    with stage.running(again, "ops-again.log", **stage.environment("observer")) as program:
-        assert "MANUAL" in program.wait_for("LOCKED watched", times=2)
+    with stage.program(again, "ops-again.log", **stage.environment("observer")) as program:
+        program.wait_for("LOCKED watched", times=2)
+        assert "MANUAL" in program.log
 
 
 def test_the_subscriber_says_when_it_may_not_read(stage: Stage) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import threading
@@ -43,6 +44,7 @@ from streams.runtime import access, kafka
 from streams.runtime.access import Entry, Kind, Operation
 from streams.runtime.settings import Security
 from streams.runtime.topics import JOURNAL, NOTIFICATIONS, STATE, create_topics
+from tests.integration.processes import Program, tidegate_command
 from tests.integration.secured import MTLS, SCRAM, STRANGER, Authority, Desk, secured_cluster
 from tests.integration.support import Names, poll, read_topic, require_local_kafka, wait_for
 
@@ -99,7 +101,7 @@ def environment(desk: Desk, role: str, **more: str) -> dict[str, str]:
 def tidegate(desk: Desk, role: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, as a user with that role."""
     return subprocess.run(
-        [sys.executable, "-m", "streams.ops.cli", *arguments],
+        tidegate_command(*arguments),
         env=bare_environment() | environment(desk, role, **more),
         capture_output=True,
         text=True,
@@ -113,35 +115,9 @@ def bare_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
 
 
-@contextmanager
-def running(desk: Desk, log: Path, *arguments: str, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "streams.ops.cli",
-                *arguments,
-                "--config",
-                str(desk.data_dir.with_name("tidegate.toml")),
-            ],
-            env=bare_environment() | env,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def wait_for_line(process: subprocess.Popen[bytes], log: Path, line: str, count: int = 1) -> None:
-    def seen() -> bool:
-        assert process.poll() is None, log.read_text()
-        return log.read_text().count(line) >= count
-
-    poll(seen, _DEADLINE_S, f"{line!r} in the log")
+def program(desk: Desk, log: Path, *arguments: str, env: dict[str, str]) -> Program:
+    command = tidegate_command(*arguments, "--config", str(desk.data_dir.with_name("tidegate.toml")))
+    return Program(command, log, bare_environment() | env)
 
 
 async def send(settings: Any, topic: str, key: str, value: Mapping[str, Any]) -> Any:
@@ -214,16 +190,16 @@ async def test_a_whole_desk_works_with_its_roles_alone(desk: Desk, tmp_path: Pat
     with ExitStack() as processes:
         log, steward_log, notifier_log = (tmp_path / f"{name}.log" for name in ("worker", "steward", "notifier"))
         worker = processes.enter_context(
-            running(desk, log, "worker", "--data-dir", str(tmp_path / "data"), env=environment(desk, "worker"))
+            program(desk, log, "worker", "--data-dir", str(tmp_path / "data"), env=environment(desk, "worker"))
         )
-        steward = processes.enter_context(running(desk, steward_log, "steward", env=environment(desk, "steward")))
+        steward = processes.enter_context(program(desk, steward_log, "steward", env=environment(desk, "steward")))
         told, phone = processes.enter_context(a_phone())
         notifier = processes.enter_context(
-            running(desk, notifier_log, "notify", env=environment(desk, "notifier", TIDEGATE_NOTIFY_DESK=phone))
+            program(desk, notifier_log, "notify", env=environment(desk, "notifier", TIDEGATE_NOTIFY_DESK=phone))
         )
-        wait_for_line(worker, log, "serving partition", PARTITIONS)
-        wait_for_line(steward, steward_log, "steward serving")
-        wait_for_line(notifier, notifier_log, "notifier serving")
+        worker.wait_for("serving partition", PARTITIONS)
+        steward.wait_for("steward serving")
+        notifier.wait_for("notifier serving")
 
         mark = {"account_id": "main", "sequence": 1, "equity": "10000", "as_of": now()}
         await send(as_role(desk, "portfolio"), physical(PNL), "main", mark)
@@ -272,7 +248,7 @@ async def test_a_whole_desk_works_with_its_roles_alone(desk: Desk, tmp_path: Pat
             return len(told) > 0 and len(await read_topic(desk.cluster.bootstrap, sent)) > 0
 
         assert await wait_for(is_remembered, _DEADLINE_S, "the lock to be told")
-        assert (worker.poll(), steward.poll(), notifier.poll()) == (None, None, None)
+        assert (worker.exit_status, steward.exit_status, notifier.exit_status) == (None, None, None)
 
 
 @contextmanager
@@ -599,8 +575,8 @@ async def test_a_worker_decides_by_its_certificate(desk: Desk, gate_by_cert: Sec
         "TIDEGATE_KAFKA_SSL_KEY_PASSWORD_FILE": str(password),
     }
     log = tmp_path / "worker.log"
-    with running(desk, log, "worker", "--data-dir", str(tmp_path / "data"), env=env) as worker:
-        await asyncio.to_thread(wait_for_line, worker, log, "serving partition", PARTITIONS)
+    with program(desk, log, "worker", "--data-dir", str(tmp_path / "data"), env=env) as worker:
+        await asyncio.to_thread(worker.wait_for, "serving partition", PARTITIONS)
         await decided(desk, "by-certificate")
 
 
@@ -611,15 +587,15 @@ async def test_a_worker_that_loses_an_acl_ends_and_says_which(desk: Desk, tmp_pa
     (tmp_path / "password").write_text(password)
     rejected = Entry(Kind.TOPIC, desk.topics.physical(REJECTED), Operation.WRITE)
     env, log = desk.environment("demoted", tmp_path / "password"), tmp_path / "worker.log"
-    with running(desk, log, "worker", "--data-dir", str(tmp_path / "data"), env=env) as worker:
-        await asyncio.to_thread(wait_for_line, worker, log, "serving partition", PARTITIONS)
+    with program(desk, log, "worker", "--data-dir", str(tmp_path / "data"), env=env) as worker:
+        await asyncio.to_thread(worker.wait_for, "serving partition", PARTITIONS)
         await desk.revoke("demoted", rejected)
         await signal_without_order(desk, "after-the-loss")
-        assert await asyncio.to_thread(worker.wait, _DEADLINE_S) == 1
+        assert await asyncio.to_thread(worker.wait_exit) == 1
     assert "worker failed" in log.read_text()
     assert rejected.name in log.read_text()
-    with running(desk, log, "worker", "--data-dir", str(tmp_path / "data"), env=env) as worker:
-        assert await asyncio.to_thread(worker.wait, _DEADLINE_S) == ExitStatus.BROKER
+    with program(desk, log, "worker", "--data-dir", str(tmp_path / "data"), env=env) as worker:
+        assert await asyncio.to_thread(worker.wait_exit) == ExitStatus.BROKER
     assert f"User:demoted may not {rejected.words}" in log.read_text()
 
 
@@ -635,12 +611,12 @@ async def test_a_password_is_rotated_while_the_gate_decides(desk: Desk, tmp_path
     for password, file in files.items():
         file.write_text(password)
 
-    async def starts(password: str, mechanism: Any, name: str, stack: ExitStack) -> subprocess.Popen[bytes]:
+    async def starts(password: str, mechanism: Any, name: str, stack: ExitStack) -> Program:
         log = tmp_path / f"{name}.log"
         env = desk.environment("rotating", files[password], mechanism)
         data = ("--data-dir", str(tmp_path / name))
-        process = stack.enter_context(running(desk, log, "worker", *data, env=env))
-        await asyncio.to_thread(wait_for_line, process, log, "serving partition")
+        process = stack.enter_context(program(desk, log, "worker", *data, env=env))
+        await asyncio.to_thread(process.wait_for, "serving partition")
         return process
 
     with ExitStack() as stack:
@@ -649,12 +625,11 @@ async def test_a_password_is_rotated_while_the_gate_decides(desk: Desk, tmp_path
         await desk.add_user("rotating", new, "SCRAM-SHA-512")
         await decided(desk, "r-2")
         second = await starts(new, "SCRAM-SHA-512", "second", stack)
-        first.terminate()
-        assert await asyncio.to_thread(first.wait, _DEADLINE_S) == 0
+        assert await asyncio.to_thread(first.end, signal.SIGTERM) == 0
         await decided(desk, "r-3")
         await desk.drop_credential("rotating", "SCRAM-SHA-256")
         await decided(desk, "r-4")
-        assert second.poll() is None
+        assert second.exit_status is None
 
     async def is_refused() -> bool:
         return "is wrong" in str(

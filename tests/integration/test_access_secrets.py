@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from schemas.roles import EVERY_TOPIC
 from streams.ops.exits import ExitStatus
 from streams.runtime.logs import BLANK
 from streams.runtime.topics import create_topics
+from tests.integration.processes import Program, tidegate_command
 from tests.integration.secured import SCRAM, Authority, Desk, secured_cluster
 from tests.integration.support import Names, poll, produce, read_topic, require_local_kafka
 
@@ -70,19 +72,14 @@ class Told:
     def data_dir(self) -> Path:
         return self.directory / "data"
 
-    def start(self, *arguments: str, log: str, **wrong: str) -> subprocess.Popen[bytes]:
-        with (self.directory / log).open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-X", "dev", "-m", "streams.ops.cli", *arguments],
-                env=self.environment | wrong,
-                stdout=output,
-                stderr=output,
-            )
+    def start(self, *arguments: str, log: str) -> Program:
+        command = [sys.executable, "-X", "dev", "-m", "streams.ops.cli", *arguments]
+        return Program(command, self.directory / log, self.environment).start()
 
     def run(self, *arguments: str, **wrong: str) -> tuple[int, str]:
         """A command to its end; its status and all that it said."""
         result = subprocess.run(
-            [sys.executable, "-m", "streams.ops.cli", *arguments, "--config", str(self.directory / "tidegate.toml")],
+            tidegate_command(*arguments, "--config", str(self.directory / "tidegate.toml")),
             env=self.environment | wrong,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -151,21 +148,12 @@ def test_no_secret_is_told_whatever_goes_well_or_wrong(told: Told) -> None:
     # Neither Redis nor the service that is to be notified is there.
     mirror = told.start("mirror", *config, log="mirror.log")
     notifier = told.start("notify", *config, log="notifier.log")
-    log = told.directory / "worker.log"
-
-    def wait_for(process: subprocess.Popen[bytes], log: Path, words: str) -> None:
-        def said() -> bool:
-            assert process.poll() is None, log.read_text()
-            return words in log.read_text()
-
-        poll(said, _DEADLINE_S, f"{words!r} in {log}")
-
     try:
-        wait_for(worker, log, "serving partition")
-        wait_for(notifier, told.directory / "notifier.log", "notifier serving")
+        worker.wait_for("serving partition")
+        notifier.wait_for("notifier serving")
         _everything_goes_well(told)
-        wait_for(mirror, told.directory / "mirror.log", "127.0.0.1:1")
-        wait_for(notifier, told.directory / "notifier.log", "route desk")
+        mirror.wait_for("127.0.0.1:1")
+        notifier.wait_for("route desk")
         for name, (wrong, expected) in FAILURES.items():
             values = {variable: _wrong(told, kind) for variable, kind in wrong.items()}
             for arguments in COMMANDS.get(name, (["accounts"],)):
@@ -176,19 +164,19 @@ def test_no_secret_is_told_whatever_goes_well_or_wrong(told: Told) -> None:
         told.desk.cluster.kill()
         status, said = told.run("accounts")
         assert (status, "error: " in said) == (ExitStatus.BROKER, True), said
-        assert "decided" in log.read_text(), "the log was not that of a worker at debug"
+        assert "decided" in worker.log, "the log was not that of a worker at debug"
     finally:
         for process in (worker, mirror, notifier):
-            process.terminate()
+            process.send(signal.SIGTERM)
         for process in (worker, mirror, notifier):
-            process.wait(_DEADLINE_S)
+            process.wait_exit()
     files = {path: path.read_bytes() for path in told.directory.rglob("*") if path.is_file() and _is_written(path)}
     assert any(path.is_relative_to(told.data_dir) for path in files)
     assert [record for record in records if CANARY.encode() in record] == []
     assert [path for path, content in files.items() if CANARY.encode() in content] == []
     assert [said for said in told.said if CANARY in said] == []
     # Nothing had to be blanked either: the log's last line of defence was not needed.
-    logs = [(told.directory / f"{name}.log").read_text() for name in ("worker", "mirror", "notifier")]
+    logs = [process.log for process in (worker, mirror, notifier)]
     assert [said for said in (*told.said, *logs) if BLANK in said] == []
 
 

@@ -5,8 +5,6 @@ import json
 import os
 import secrets
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from typer.testing import CliRunner, Result
 from infra.brokers import Broker
 from streams.ops.cli import app
 from streams.ops.exits import ExitStatus
+from tests.integration.processes import Program, tidegate_command
 from tests.integration.support import Names, poll, produce, read_topic
 
 PARTITIONS = 2
@@ -75,29 +74,14 @@ class Desk:
         return [json.loads(record.value) for record in records if record.key == account.encode()]
 
     @contextmanager
-    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(self) -> Iterator[Program]:
         """``tidegate worker`` in a process of its own, serving every partition."""
         log = self._directory / "worker.log"
         data_dir = str(self._directory / "data" / "of" / "worker")
         command = ["worker", "--config", str(self._config), "--data-dir", data_dir]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "streams.ops.cli", *command],
-                stdout=output,
-                stderr=output,
-                env=os.environ | self._environment,
-            )
-        try:
-
-            def serves() -> bool:
-                assert process.poll() is None, log.read_text()
-                return log.read_text().count("serving partition") >= PARTITIONS
-
-            poll(serves, _DEADLINE_S, "the worker to serve its partitions")
+        with Program(tidegate_command(*command), log, os.environ | self._environment) as process:
+            process.wait_for("serving partition", PARTITIONS)
             yield process
-        finally:
-            process.kill()
-            process.wait()
 
 
 def now() -> str:
@@ -162,8 +146,7 @@ def test_a_command_waits_for_a_worker_and_the_state_outlives_it(kafka: Broker, t
         answer = json.loads(repeated.stdout)
         assert (answer["result"], answer["repeated"]) == ("done", True)
         assert len(desk.records("account-locked", "locking")) == 1
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(_DEADLINE_S) == ExitStatus.DONE
+        assert process.end(signal.SIGTERM) == ExitStatus.DONE
 
     assert [lock["reason"] for lock in desk.accounts("locking")["locks"]] == ["MANUAL"]
 

@@ -6,8 +6,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -21,6 +19,7 @@ from infra.brokers import Broker
 from streams.ops.cli import app
 from streams.runtime.topics import TopicNames
 from tests.integration import playbook
+from tests.integration.processes import Program, tidegate_command
 from tests.integration.support import Names, poll, produce, read_topic
 
 PLAYBOOK = Path(__file__).parents[2] / "infra" / "playbook.md"
@@ -45,7 +44,7 @@ class Desk:
         self._bootstrap = kafka.bootstrap
         self._names = TopicNames(topics.prefix, topics.app_id)
         self._running = running
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Program] = {}
         self._sequence = 0
 
     def tidegate(self, line: str) -> tuple[int, str]:
@@ -77,30 +76,13 @@ class Desk:
         ]
 
     def _start(self, kind: str) -> None:
-        log = self.directory / f"{kind}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "streams.ops.cli", kind],
-                stdout=output,
-                stderr=output,
-                cwd=self.directory,
-                env=os.environ | self.environment | {"PYTHONPATH": str(PLAYBOOK.parents[1])},
-            )
-        self._running.callback(process.wait)
-        self._running.callback(process.kill)
-        self._processes[kind] = process
-
-        def serves() -> bool:
-            text = log.read_text()
-            assert process.poll() is None, text
-            return ("serving partition" if kind == "worker" else "steward serving") in text
-
-        poll(serves, DEADLINE_S, f"a {kind} that serves")
+        environment = os.environ | self.environment | {"PYTHONPATH": str(PLAYBOOK.parents[1])}
+        process = Program(tidegate_command(kind), self.directory / f"{kind}.log", environment, self.directory)
+        self._processes[kind] = self._running.enter_context(process)
+        process.wait_for("serving partition" if kind == "worker" else "steward serving")
 
     def _end(self, kind: str) -> None:
-        process = self._processes.pop(kind)
-        process.send_signal(signal.SIGTERM)
-        process.wait(DEADLINE_S)
+        self._processes.pop(kind).end(signal.SIGTERM)
 
     def _send(self, topic: str, account: str, **value: Any) -> None:
         body = json.dumps({"account_id": account, **value}).encode()

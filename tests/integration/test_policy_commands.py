@@ -4,8 +4,6 @@ import asyncio
 import itertools
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from streams.ops.exits import ExitStatus
 from streams.runtime import kafka as clients
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames, create_topics
+from tests.integration.processes import Program, tidegate_command
 from tests.integration.support import Names, poll, read_topic
 from tests.integration.workers import WorkerProcess, settings_for
 
@@ -88,20 +87,10 @@ class Desk:
     @contextmanager
     def steward(self) -> Iterator[None]:
         """``tidegate steward`` in a process of its own."""
-        log = self._directory / "steward.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "streams.ops.cli", "steward", "--config", str(self._config)],
-                stdout=output,
-                stderr=output,
-                env=os.environ | self.environment,
-            )
-        try:
-            poll(lambda: "steward serving" in log.read_text(), DEADLINE_S, "a steward that serves")
+        command = tidegate_command("steward", "--config", str(self._config))
+        with Program(command, self._directory / "steward.log", os.environ | self.environment) as process:
+            process.wait_for("steward serving")
             yield
-        finally:
-            process.kill()
-            process.wait()
 
     def policy(self, *arguments: str, status: ExitStatus = ExitStatus.DONE) -> Result:
         """``tidegate policy …`` by ann, with the configuration; it must end with ``status``."""

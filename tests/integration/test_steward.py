@@ -1,10 +1,7 @@
 """The steward beside a real worker on a real broker: venues down and up again, one rung down, changes that end."""
 
 import os
-import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +15,8 @@ from streams.runtime import clock
 from streams.runtime import kafka as clients
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames, create_topics
-from tests.integration.support import Names, poll, produce, read_topic, wait_for
+from tests.integration.processes import Program, environment_of, tidegate_command
+from tests.integration.support import Names, produce, read_topic, wait_for
 from tests.integration.workers import WorkerProcess, settings_for
 from tests.observe.scrape import listed, scraped, shown
 
@@ -43,61 +41,6 @@ cool_down = "6s"
 """
 
 
-class StewardProcess:
-    """``tidegate steward`` in a process of its own."""
-
-    def __init__(self, settings: Settings, toml: str) -> None:
-        self._log_path = settings.data_dir.with_suffix(".log")
-        config = settings.data_dir.with_suffix(".toml")
-        config.write_text(toml)
-        self._command = [sys.executable, "-m", "streams.ops.cli", "steward", "--config", str(config)]
-        self._environment = os.environ | {
-            "TIDEGATE_BROKER": settings.broker,
-            "TIDEGATE_TOPIC_PREFIX": settings.topic_prefix,
-            "TIDEGATE_APP_ID": settings.app_id,
-            "TIDEGATE_HTTP": "127.0.0.1:0",
-        }
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def log(self) -> str:
-        return self._log_path.read_text()
-
-    @property
-    def address(self) -> str:
-        """Where it said that it listens."""
-        return str(re.findall(r"http on (\S+)", self.log)[-1])
-
-    def start(self) -> Self:
-        with self._log_path.open("wb") as file:
-            self._process = subprocess.Popen(self._command, stdout=file, stderr=file, env=self._environment)
-        return self
-
-    def wait_for(self, words: str) -> None:
-        def said() -> bool:
-            assert self._process is not None
-            assert self._process.poll() is None, self.log
-            return words in self.log
-
-        poll(said, DEADLINE_S, f"a steward that says {words!r}")
-
-    def serving(self) -> Self:
-        self.wait_for("steward serving")
-        return self
-
-    def end(self, number: signal.Signals) -> int:
-        assert self._process is not None
-        if self._process.poll() is None:
-            self._process.send_signal(number)
-        return self._process.wait(DEADLINE_S)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.end(signal.SIGKILL)
-
-
 class Desk:
     """A test's topics, and what a desk sends to them."""
 
@@ -118,8 +61,11 @@ class Desk:
     def worker(self) -> WorkerProcess:
         return WorkerProcess(self._settings("worker"), core="real", rules=CONFIG)
 
-    def steward(self, name: str, toml: str = TOML) -> StewardProcess:
-        return StewardProcess(self._settings(name), toml)
+    def steward(self, name: str, toml: str = TOML) -> Program:
+        config = self._directory / f"{name}.toml"
+        config.write_text(toml)
+        environment = os.environ | environment_of(self._settings(name)) | {"TIDEGATE_HTTP": "127.0.0.1:0"}
+        return Program(tidegate_command("steward", "--config", str(config)), config.with_suffix(".log"), environment)
 
     async def send(self, topic: str, key: str, **value: Any) -> int:
         """One record; its offset."""
@@ -192,14 +138,14 @@ async def desk(kafka: Broker, topics: Names, tmp_path: Path) -> Desk:
 async def test_a_failing_venue_goes_down_once_and_up_again_after_its_cool_down(desk: Desk) -> None:
     with desk.worker() as worker, desk.steward("first") as first:
         worker.wait_serving(2)
-        first.serving()
+        first.wait_for("steward serving")
         await desk.pnl("100000")
         await desk.failed(await desk.order(), "rejected")
         await desk.failed(await desk.order(), "expired")
         # What the next steward knows of these it can only have from the topics.
         assert first.end(signal.SIGTERM) == 0
         with desk.steward("second") as second:
-            second.serving()
+            second.wait_for("steward serving")
             order = await desk.order()
             assert order["venue"] == "binance"
             await desk.failed(order, "rejected")
@@ -216,7 +162,7 @@ async def test_a_failing_venue_goes_down_once_and_up_again_after_its_cool_down(d
             assert second.end(signal.SIGTERM) == 0
         # It reads the three failures again, and that the venue is down because of them.
         with desk.steward("third") as last:
-            last.serving()
+            last.wait_for("steward serving")
             await desk.expect(POLICIES, 2)
             (up_ms, up) = (await desk.stamped(POLICIES))[-1]
             assert (up["name"], up["rule"], up["reverts"]) == ("venue/binance", None, 1)
@@ -227,7 +173,7 @@ async def test_a_failing_venue_goes_down_once_and_up_again_after_its_cool_down(d
 async def test_a_breach_moves_the_account_one_rung_down_once(desk: Desk) -> None:
     with desk.worker() as worker, desk.steward("first") as first:
         worker.wait_serving(2)
-        first.serving()
+        first.wait_for("steward serving")
         await desk.pnl("100000")
         await desk.pnl("97900")
         (lock,) = await desk.expect(LOCKED, 1)
@@ -244,7 +190,7 @@ async def test_a_breach_moves_the_account_one_rung_down_once(desk: Desk) -> None
         with desk.steward("second") as second:
             second.wait_for("another steward")
             assert first.end(signal.SIGTERM) == 0
-            second.serving()
+            second.wait_for("steward serving")
             _, repeat = await desk.expect(CONTROLS, 2)
             assert repeat["command_id"] == event["command_id"]
             await desk.expect("dead-letters", 1)
@@ -261,7 +207,7 @@ async def test_a_change_ends_within_a_second_of_its_expiry_unless_it_was_changed
         POLICIES, "venue/kraken", name="venue/kraken", rule={"up": False}, expires_at="2020-01-01T00:00:00Z"
     )
     with desk.steward("only", "") as steward:
-        steward.serving()
+        steward.wait_for("steward serving")
         overdue = (await desk.expect(POLICIES, 2))[-1]
         assert (overdue["name"], overdue["rule"], overdue["reverts"]) == ("venue/kraken", None, 1)
         expires_ms = clock.now_ms() + 2_500
@@ -282,7 +228,7 @@ async def test_a_change_ends_within_a_second_of_its_expiry_unless_it_was_changed
 
 async def test_what_was_aborted_is_old_or_cannot_be_read_moves_nobody(desk: Desk) -> None:
     with desk.steward("only") as steward:
-        steward.serving()
+        steward.wait_for("steward serving")
         await desk.send(LOCKED, ACCOUNT, lock_id="l-of-another-release")
         await desk.send_in_transaction(LOCKED, ACCOUNT, lock("l-aborted"), commit=False)
         thirteen_hours_ago_ms = clock.now_ms() - 13 * 3_600_000

@@ -3,19 +3,17 @@
 import contextlib
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from infra.brokers import Broker
 from streams.runtime.settings import Settings
+from tests.integration.processes import Program
 from tests.integration.support import Names, poll
 
 START_DEADLINE_S = 40.0
-STOP_DEADLINE_S = 40.0
 
 
 def settings_for(kafka: Broker, topics: Names, data_dir: Path, **values: Any) -> Settings:
@@ -24,25 +22,18 @@ def settings_for(kafka: Broker, topics: Names, data_dir: Path, **values: Any) ->
     return Settings(app_id=topics.app_id, topic_prefix=topics.prefix, data_dir=data_dir, **(quick | values))
 
 
-class WorkerProcess:
+class WorkerProcess(Program):
     """One ``run_worker`` in a process of its own; its log is in ``log``."""
 
     def __init__(self, settings: Settings, *, core: str = "standin", rules: Mapping[str, Any] | None = None) -> None:
-        self._settings = settings
-        self._arguments = [settings_argument(settings), json.dumps(rules or {}), core]
-        self._log_path = settings.data_dir.with_suffix(".log")
-        self._process: subprocess.Popen[bytes] | None = None
+        arguments = [settings_argument(settings), json.dumps(rules or {}), core]
+        command = [sys.executable, "-m", "tests.integration.worker_process", *arguments]
+        super().__init__(command, settings.data_dir.with_suffix(".log"))
 
     @property
     def log(self) -> str:
-        return self._log_path.read_text() if self._log_path.exists() else ""
-
-    def start(self) -> Self:
-        with self._log_path.open("ab") as file:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.worker_process", *self._arguments], stdout=file, stderr=file
-            )
-        return self
+        """What it has said, and what others have before it with the same settings."""
+        return self.path.read_text() if self.path.exists() else ""
 
     def serving(self) -> set[int]:
         """Partitions that it has said to serve since the last assignment."""
@@ -68,44 +59,21 @@ class WorkerProcess:
         except TimeoutError as error:
             raise TimeoutError(f"{error}\n{self.log}") from None
 
-    @property
-    def exit_status(self) -> int | None:
-        return None if self._process is None else self._process.poll()
-
-    def wait_exit(self) -> int:
-        if self._process is None:
-            raise RuntimeError("the worker was not started")
-        return self._process.wait(STOP_DEADLINE_S)
-
     def terminate(self) -> int:
         """SIGTERM; its exit status."""
-        self._send(signal.SIGTERM)
-        return self.wait_exit()
+        return self.end(signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL."""
-        self._send(signal.SIGKILL)
-        self.wait_exit()
+        self.end(signal.SIGKILL)
 
     def pause(self) -> None:
         """SIGSTOP: a process that is swapped out, or a virtual machine that is moved."""
-        self._send(signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
 
     def wake(self) -> None:
         """SIGCONT."""
-        self._send(signal.SIGCONT)
-
-    def _send(self, number: int) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
+        self.send(signal.SIGCONT)
 
 
 def settings_argument(settings: Settings) -> str:

@@ -18,8 +18,9 @@ from redis.asyncio import Redis
 
 from infra.brokers import broker
 from streams.core.records import LOCKED
+from tests.integration.processes import DEADLINE_S
 from tests.integration.support import Names, read_topic, wait_for
-from tests.mirror.processes import DEADLINE_S, PARTITIONS, Gate, Screen
+from tests.mirror.processes import PARTITIONS, Gate, Screen
 from tests.mirror.servers import server
 
 LOCKS = 200

@@ -1,9 +1,6 @@
 """A gate on a real broker, its mirror in a process of its own, and a real Redis: started, paused, killed by tests."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -19,10 +16,10 @@ from streams.mirror.status import Status, read_status
 from streams.runtime import clock
 from streams.runtime.settings import Settings
 from streams.runtime.topics import STATE, TopicNames, create_topics
-from tests.integration.support import Names, poll, produce, read_topic, wait_for
+from tests.integration.processes import DEADLINE_S, Program, environment_of, tidegate_command
+from tests.integration.support import Names, produce, read_topic, wait_for
 from tests.integration.workers import WorkerProcess, settings_for
 
-DEADLINE_S = 40.0
 PARTITIONS = 4
 ACCOUNTS = ("main", "spare", "third", "fourth")
 CONFIG: dict[str, Any] = {
@@ -32,65 +29,6 @@ CONFIG: dict[str, Any] = {
 TOML = '[limits]\nmax_pnl_age = "1h"\norder_valid = "1h"\n' + "".join(
     f'[accounts.{name}]\nexchange = "binance"\nprofile = "normal"\n' for name in ACCOUNTS
 )
-
-
-class TidegateProcess:
-    """One ``tidegate …`` in a process of its own; its log is in ``log``."""
-
-    def __init__(self, settings: Settings, arguments: list[str], environment: dict[str, str], name: str) -> None:
-        self._log_path = settings.data_dir.parent / f"{name}.log"
-        self._command = [sys.executable, "-m", "streams.ops.cli", *arguments]
-        self._environment = os.environ | environment
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def log(self) -> str:
-        return self._log_path.read_text()
-
-    def start(self) -> Self:
-        with self._log_path.open("ab") as file:
-            self._process = subprocess.Popen(self._command, stdout=file, stderr=file, env=self._environment)
-        return self
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def exit_status(self) -> int | None:
-        assert self._process is not None
-        return self._process.poll()
-
-    def wait_for(self, words: str, times: int = 1) -> None:
-        """Wait until it has said something so often. Fails at once if it ended."""
-
-        def said() -> bool:
-            assert self.exit_status is None, self.log
-            return self.log.count(words) >= times
-
-        try:
-            poll(said, DEADLINE_S, f"a process that says {words!r}")
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}\n{self.log}") from None
-
-    def end(self, number: signal.Signals) -> int:
-        """Send a signal and wait for the end; the exit status."""
-        assert self._process is not None
-        self.send(number)
-        return self._process.wait(DEADLINE_S)
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal, if it still runs."""
-        assert self._process is not None
-        if self._process.poll() is None:
-            self._process.send_signal(number)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.end(signal.SIGKILL)
 
 
 class Gate:
@@ -119,28 +57,20 @@ class Gate:
     def worker(self) -> WorkerProcess:
         return WorkerProcess(self.settings("worker"), core="real", rules=CONFIG)
 
-    def tidegate(
-        self, *arguments: str, name: str = "mirror", redis_url: str | None = None, http: str = ""
-    ) -> TidegateProcess:
+    def tidegate(self, *arguments: str, name: str = "mirror", redis_url: str | None = None, http: str = "") -> Program:
         """A command with this gate's connection; ``http``: where it serves its probes."""
         settings = self.settings(name)
-        environment = {
-            "TIDEGATE_BROKER": settings.broker,
-            "TIDEGATE_TOPIC_PREFIX": settings.topic_prefix,
-            "TIDEGATE_APP_ID": settings.app_id,
-            "TIDEGATE_REDIS_URL": redis_url or self.redis_url,
-            "TIDEGATE_HTTP": http,
-        }
-        return TidegateProcess(settings, [*arguments, "--config", str(self._config)], environment, name)
+        own = environment_of(settings) | {"TIDEGATE_REDIS_URL": redis_url or self.redis_url, "TIDEGATE_HTTP": http}
+        command = tidegate_command(*arguments, "--config", str(self._config))
+        return Program(command, self._directory / f"{name}.log", os.environ | own)
 
-    def mirror(self, name: str = "mirror", **options: Any) -> TidegateProcess:
+    def mirror(self, name: str = "mirror", **options: Any) -> Program:
         return self.tidegate("mirror", name=name, **options)
 
     def answer(self, *arguments: str) -> tuple[int, str]:
         """Run a command to its end; exit status and output."""
         command = self.tidegate(*arguments, name=f"command-{time.monotonic_ns()}").start()
-        assert command._process is not None
-        return command._process.wait(DEADLINE_S), command.log
+        return command.wait_exit(), command.log
 
     # -- what a desk sends -----------------------------------------------------------------------------------------
 

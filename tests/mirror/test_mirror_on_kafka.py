@@ -17,8 +17,9 @@ from streams.core.records import LOCKED
 from streams.mirror.status import HEARTBEAT_MAX_MS
 from streams.mirror.view import account_document
 from streams.runtime.store import changelog_key
+from tests.integration.processes import DEADLINE_S
 from tests.integration.support import Names, require_local_kafka, wait_for
-from tests.mirror.processes import ACCOUNTS, DEADLINE_S, PARTITIONS, Gate, Screen
+from tests.mirror.processes import ACCOUNTS, PARTITIONS, Gate, Screen
 from tests.mirror.servers import PASSWORD, Server, server
 from tests.observe import scrape
 
@@ -346,8 +347,7 @@ async def test_no_password_is_told(kafka: Broker, topics: Names, tmp_path: Path)
         wrong = gate.tidegate("mirror", "status", name="wrong", redis_url=one.url.replace(PASSWORD, "not-this-one"))
         one.start()
         wrong.start()
-        assert wrong._process is not None
-        assert wrong._process.wait(DEADLINE_S) == 3
+        assert wrong.wait_exit() == 3
         for said in (mirror.log, text, wrong.log):
             assert PASSWORD not in said
             assert "not-this-one" not in said

@@ -3,13 +3,9 @@
 import asyncio
 import logging
 import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +23,7 @@ from streams.ops.cli import app
 from streams.runtime import clock
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames, create_topics
+from tests.integration.processes import Program, environment_of, tidegate_command
 from tests.integration.support import Names, poll, produce, read_topic, wait_for
 from tests.integration.workers import WorkerProcess, settings_for
 from tests.notify.records import event, lock, warning
@@ -103,12 +100,8 @@ class Desk:
         self._config.write_text(TOML)
         self._directory = directory
         self._count = 0
-        self.environment = {
-            "TIDEGATE_BROKER": self.settings.broker,
-            "TIDEGATE_TOPIC_PREFIX": self.settings.topic_prefix,
-            "TIDEGATE_APP_ID": self.settings.app_id,
-            "TIDEGATE_HTTP": "127.0.0.1:0",
-        } | {f"TIDEGATE_NOTIFY_{name.upper()}": address for name, address in services.items()}
+        self.environment = environment_of(self.settings) | {"TIDEGATE_HTTP": "127.0.0.1:0"}
+        self.environment |= {f"TIDEGATE_NOTIFY_{name.upper()}": address for name, address in services.items()}
 
     async def create(self) -> Self:
         await create_topics(self.settings, partitions=2)
@@ -118,18 +111,10 @@ class Desk:
         records = [(body["account_id"].encode(), orjson.dumps(body)) for body in bodies]
         await produce(self._kafka.bootstrap, self._names.physical(topic), records)
 
-    @contextmanager
-    def notifier(self) -> Iterator["Notifier"]:
+    def notifier(self) -> Program:
         self._count += 1
         log = self._directory / f"notifier-{self._count}.log"
-        command = [sys.executable, "-m", "streams.ops.cli", "notify", "--config", str(self._config)]
-        with log.open("wb") as file:
-            process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | self.environment)
-        one = Notifier(process, log)
-        try:
-            yield one
-        finally:
-            one.end(signal.SIGKILL)
+        return Program(tidegate_command("notify", "--config", str(self._config)), log, os.environ | self.environment)
 
     async def status(self) -> list[dict[str, Any]]:
         words = ["notify", "status", "--json", "--config", str(self._config)]
@@ -140,36 +125,6 @@ class Desk:
 
     async def values(self, topic: str) -> list[dict[str, Any]]:
         return [orjson.loads(one.value) for one in await read_topic(self._kafka.bootstrap, self._names.physical(topic))]
-
-
-class Notifier:
-    """One process."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
-        self.process = process
-        self._log = log
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    @property
-    def address(self) -> str:
-        """Where it said that it listens."""
-        return str(re.findall(r"http on (\S+)", self.log)[-1])
-
-    def wait_for(self, words: str) -> Self:
-        def said() -> bool:
-            assert self.process.poll() is None, self.log
-            return words in self.log
-
-        poll(said, DEADLINE_S, f"a notifier that says {words!r}")
-        return self
-
-    def end(self, number: signal.Signals) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(DEADLINE_S)
 
 
 def fresh(number: int, account: str = "main") -> dict[str, Any]:
@@ -234,10 +189,10 @@ async def test_a_death_between_telling_and_noting_tells_again_and_only_then(desk
     """The one duplicate that is possible: the service took it, and nobody lived to note it."""
     with desk.notifier() as first:
         first.wait_for("notifier serving")
-        service.when_told = first.process.kill
+        service.when_told = partial(first.send, signal.SIGKILL)
         await desk.publish(LOCKED, fresh(1))
         service.told(1)
-        first.process.wait(DEADLINE_S)
+        first.wait_exit()
     service.when_told = None
     with desk.notifier() as second:
         second.wait_for("notifier serving")
@@ -257,14 +212,14 @@ async def test_one_that_was_paused_past_its_session_tells_nothing_of_what_it_hel
         service.up = False
         await desk.publish(LOCKED, fresh(1))
         first.wait_for("route desk: not told")
-        first.process.send_signal(signal.SIGSTOP)
+        first.send(signal.SIGSTOP)
         service.up = True
         with desk.notifier() as second:
             second.wait_for("notifier serving")  # which waits until the group has missed the first
             service.told(1)
             await settled(desk.settings, 2)
-            first.process.send_signal(signal.SIGCONT)
-            assert first.process.wait(DEADLINE_S) == 1
+            first.send(signal.SIGCONT)
+            assert first.wait_exit() == 1
             assert "notifier failed: NotAlone" in first.log
             # It may have joined the group once more before it ended: then this one ends as well, and the next goes on.
             second.end(signal.SIGKILL)
@@ -315,7 +270,7 @@ async def test_the_gate_does_not_wait_for_a_notifier_and_a_real_lock_is_told(
         worker.wait_serving(2)
         with desk.notifier() as notifier:
             notifier.wait_for("notifier serving")
-            notifier.process.send_signal(signal.SIGSTOP)
+            notifier.send(signal.SIGSTOP)
             await desk.publish(PNL, mark(1, "10000"), mark(2, "9700"))
 
             async def locked() -> bool:
@@ -323,7 +278,7 @@ async def test_the_gate_does_not_wait_for_a_notifier_and_a_real_lock_is_told(
 
             await wait_for(locked, DEADLINE_S, "a lock, while the notifier hangs")
             assert service.titles == []
-            notifier.process.send_signal(signal.SIGCONT)
+            notifier.send(signal.SIGCONT)
             # Beside it the desk is told of the tiers on the way, from another topic and so in any order.
             told = "main locked: daily drawdown 3 % of 2 %"
             poll(partial(service.has, told), DEADLINE_S, "the desk to be told")
