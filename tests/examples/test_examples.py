@@ -25,8 +25,8 @@ from streams.runtime.topics import create_topics
 from tests.examples.signals import now, order
 from tests.integration.processes import Program, tidegate_command
 from tests.integration.secured import MTLS, Authority, Desk, secured_cluster
-from tests.integration.support import Names, poll, produce, read_topic, require_local_kafka
-from tests.mirror.servers import Server, server, skip_or_fail
+from tests.integration.support import Names, poll, produce, read_topic, require_local_kafka, skip_or_fail
+from tests.mirror.servers import Server, server
 
 PARTITIONS = 4
 _DEADLINE_S = 40.0

@@ -10,7 +10,7 @@ import pytest
 from infra.brokers import Broker, KafkaCluster, external_broker
 from infra.jars import KafkaUnavailable, kafka_version
 from tests.integration.container import NoDockerEngine, kafka_container
-from tests.integration.support import Names, skip_or_fail
+from tests.integration.support import REQUIRE_KAFKA, Names, skip_or_fail
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,7 +38,7 @@ def _apache_kafka(running: ExitStack) -> Broker:
         return Broker(bootstrap, "kafka", f"Apache Kafka {kafka_version()} in a container")
     except NoDockerEngine as error:
         missing.append(str(error))
-    return skip_or_fail(f"no Apache Kafka: {'; '.join(missing)}")
+    return skip_or_fail(f"no Apache Kafka: {'; '.join(missing)}", REQUIRE_KAFKA)
 
 
 @pytest.fixture

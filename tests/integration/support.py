@@ -15,7 +15,8 @@ from aiokafka.errors import for_code
 
 from infra.jars import KafkaUnavailable, class_path, java
 
-REQUIRE_VARIABLE = "TIDEGATE_REQUIRE_KAFKA"
+REQUIRE_KAFKA = "TIDEGATE_REQUIRE_KAFKA"
+REQUIRE_ALL = "TIDEGATE_REQUIRE_ALL"
 
 _POLL_INTERVAL_S = 0.02
 _DEADLINE_S = 30.0
@@ -42,22 +43,22 @@ class Names:
         return self.prefix + name
 
 
-def skip_or_fail(reason: str) -> NoReturn:
-    """Skip the test, or fail it where `TIDEGATE_REQUIRE_KAFKA` is set."""
-    if os.environ.get(REQUIRE_VARIABLE):
-        pytest.fail(f"{REQUIRE_VARIABLE} is set, but there is {reason}", pytrace=False)
+def skip_or_fail(reason: str, variable: str = REQUIRE_ALL) -> NoReturn:
+    """Skip the test for what is missing, or fail it where the environment's `variable` says that it must be there."""
+    if os.environ.get(variable):
+        pytest.fail(f"{variable} is set, but there is {reason}", pytrace=False)
     pytest.skip(reason)
 
 
 def require_local_kafka() -> None:
-    """Skip (or fail, see above) where Apache Kafka cannot run from its jars."""
+    """Skip (or fail where `TIDEGATE_REQUIRE_KAFKA` is set) where Apache Kafka cannot run from its jars."""
     try:
         java()
         class_path()
         return
     except KafkaUnavailable as error:
         reason = str(error)
-    skip_or_fail(f"no Apache Kafka from its jars: {reason}")
+    skip_or_fail(f"no Apache Kafka from its jars: {reason}", REQUIRE_KAFKA)
 
 
 def poll(condition: Callable[[], T], deadline_s: float, what: str) -> T:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import socket
@@ -25,7 +24,7 @@ from infra.brokers import Broker
 from streams.observe.families import FAMILIES
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames, create_topics
-from tests.integration.support import Names, poll, produce
+from tests.integration.support import Names, poll, produce, skip_or_fail
 from tests.integration.workers import WorkerProcess, settings_for
 from tests.observe import promql
 from tests.observe.scrape import listed, scraped, shown
@@ -239,10 +238,7 @@ def prometheus(gate: Gate, tmp_path: Path) -> Iterator[str]:
     """The project's own configuration, at the worker's address and in a hurry; its URL."""
     binary = shutil.which("prometheus")
     if binary is None:
-        reason = "there is no prometheus (Debian: prometheus)"
-        if os.environ.get("TIDEGATE_REQUIRE_ALL"):
-            pytest.fail(f"TIDEGATE_REQUIRE_ALL is set, but {reason}", pytrace=False)
-        pytest.skip(reason)
+        skip_or_fail("no prometheus (Debian: prometheus)")
     configuration = yaml.safe_load((promql.INFRA / "prometheus" / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     configuration["scrape_configs"][0].pop("dns_sd_configs")

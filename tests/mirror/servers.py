@@ -8,9 +8,7 @@ from contextlib import contextmanager, suppress
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
 
-import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 from testcontainers.core.container import DockerContainer
@@ -18,9 +16,8 @@ from testcontainers.core.container import DockerContainer
 from infra.child import Child
 from infra.cluster import HOST, free_ports
 from tests.integration.container import probe
-from tests.integration.support import poll
+from tests.integration.support import poll, skip_or_fail
 
-REQUIRE_VARIABLE = "TIDEGATE_REQUIRE_ALL"
 PASSWORD = "open-sesame"
 IMAGE = "redis:8"
 _READY_DEADLINE_S = 20.0
@@ -39,13 +36,6 @@ def engines() -> dict[str, str]:
         if program_path := shutil.which(name):
             found[name] = program_path
     return found
-
-
-def skip_or_fail(reason: str) -> NoReturn:
-    """Skip the test, or fail it where everything is required."""
-    if os.environ.get(REQUIRE_VARIABLE):
-        pytest.fail(f"{REQUIRE_VARIABLE} is set, but there is {reason}", pytrace=False)
-    pytest.skip(reason)
 
 
 class Server:

@@ -14,8 +14,8 @@ from streams.core.records import APPROVED
 from streams.mirror import last_look
 from streams.mirror.last_look import Code, LastLook, Look
 from streams.mirror.settings import MirrorSettings
-from tests.integration.support import wait_for
-from tests.mirror.servers import Server, engines, server, skip_or_fail
+from tests.integration.support import skip_or_fail, wait_for
+from tests.mirror.servers import Server, engines, server
 from tests.mirror.stage import Stage, now_text
 from tests.unit.desk import Desk
 

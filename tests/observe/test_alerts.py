@@ -1,7 +1,6 @@
 """The alerts: each fires and does not fire where it should (promtool), and each has its place in the runbook."""
 
 import copy
-import os
 import re
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.integration.support import skip_or_fail
 from tests.observe import promql
 
 DIRECTORY = promql.ALERTS.parent
@@ -23,10 +23,7 @@ def promtool(*arguments: str | Path, cwd: Path = DIRECTORY) -> subprocess.Comple
     """Run it. Skips (or fails, where everything is asked for) where there is none."""
     found = shutil.which("promtool")
     if found is None:
-        reason = "there is no promtool (Debian: prometheus)"
-        if os.environ.get("TIDEGATE_REQUIRE_ALL"):
-            pytest.fail(f"TIDEGATE_REQUIRE_ALL is set, but {reason}", pytrace=False)
-        pytest.skip(reason)
+        skip_or_fail("no promtool (Debian: prometheus)")
     return subprocess.run([found, *arguments], cwd=cwd, capture_output=True, text=True, timeout=100, check=False)
 
 
