@@ -10,7 +10,6 @@ from streams.ops import unlocking
 from streams.ops.commanding import give, new_command
 from streams.ops.exits import CommandError, ExitStatus
 from streams.ops.options import (
-    ACCOUNTABILITY,
     ANSWER,
     AppId,
     Broker,
@@ -19,24 +18,19 @@ from streams.ops.options import (
     Operator,
     Prefix,
     Reason,
+    ReasonIfAny,
+    Timeout,
     connect,
     examples,
     operator_or_login,
     rules_in,
+    second_operator,
 )
 from streams.ops.telling import tell
 from streams.runtime.settings import Settings
 
 Account = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Account id, as in `tidegate accounts`.")]
-ApprovedBy = Annotated[
-    str | None,
-    typer.Option(
-        "--approved-by",
-        metavar="NAME",
-        help="Second operator, where controls.two_person asks for one.",
-        rich_help_panel=ACCOUNTABILITY,
-    ),
-]
+ApprovedBy = Annotated[str | None, second_operator("Second operator, where controls.two_person asks for one.")]
 CommandId = Annotated[
     str | None,
     typer.Option(
@@ -46,10 +40,6 @@ CommandId = Annotated[
         show_default="random",
         rich_help_panel=ANSWER,
     ),
-]
-Timeout = Annotated[
-    float,
-    typer.Option("--timeout", "-t", metavar="SECONDS", min=0.1, help="How long to wait.", rich_help_panel=ANSWER),
 ]
 NoWait = Annotated[
     bool, typer.Option("--no-wait", help="Publish only; its answer comes on the topics.", rich_help_panel=ANSWER)
@@ -128,12 +118,7 @@ def lock(
 
 def unlock(
     account: Account,
-    reason: Annotated[
-        str | None,
-        typer.Option(
-            "--reason", "-r", metavar="TEXT", help="Why; it is kept with the record.", rich_help_panel=ACCOUNTABILITY
-        ),
-    ] = None,
+    reason: ReasonIfAny = None,
     rebase: Annotated[
         Literal["keep", "now"],
         typer.Option(

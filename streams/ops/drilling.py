@@ -8,7 +8,7 @@ from streams.core.records import CONTROLS, SIGNALS
 from streams.core.rules import Rules
 from streams.ops import broker as kafka_broker
 from streams.ops import requests
-from streams.ops.controls import ApprovedBy, Timeout
+from streams.ops.controls import ApprovedBy
 from streams.ops.drill import LOCK_DRILL, DrillOutcome, run_drill, unfit
 from streams.ops.exits import CommandError, ExitStatus
 from streams.ops.options import (
@@ -19,6 +19,7 @@ from streams.ops.options import (
     Json,
     Operator,
     Prefix,
+    Timeout,
     connect,
     examples,
     operator_or_login,

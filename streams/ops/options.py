@@ -70,11 +70,15 @@ Operator = Annotated[
         rich_help_panel=ACCOUNTABILITY,
     ),
 ]
-Reason = Annotated[
-    str,
-    typer.Option(
-        "--reason", "-r", metavar="TEXT", help="Why; it is kept with the record.", rich_help_panel=ACCOUNTABILITY
-    ),
+_REASON = typer.Option(
+    "--reason", "-r", metavar="TEXT", help="Why; it is kept with the record.", rich_help_panel=ACCOUNTABILITY
+)
+Reason = Annotated[str, _REASON]
+# Where some ways of giving the command need none.
+ReasonIfAny = Annotated[str | None, _REASON]
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout", "-t", metavar="SECONDS", min=0.1, help="How long to wait.", rich_help_panel=ANSWER),
 ]
 LogLevel = Annotated[
     Level,
@@ -86,6 +90,11 @@ LogStyle = Annotated[
     Style, typer.Option("--log", envvar="TIDEGATE_LOG", help="Lines for a person, or one JSON object a line.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for scripts.", rich_help_panel=ANSWER)]
+
+
+def second_operator(help_text: str) -> Any:
+    """The option ``--approved-by``; its help says when a command asks for it."""
+    return typer.Option("--approved-by", metavar="NAME", help=help_text, rich_help_panel=ACCOUNTABILITY)
 
 
 def examples(*lines: str) -> str:

@@ -26,6 +26,7 @@ from streams.ops.options import (
     connect,
     examples,
     operator_or_login,
+    second_operator,
 )
 from streams.ops.policy_change import Course, Terms, plain, policy_value, read_expiry
 from streams.ops.policy_making import editing, make, read_policies, replacing
@@ -110,13 +111,7 @@ OfProfile = Annotated[
 VenueScope = Annotated[str | None, typer.Option("--venue", metavar="V", help="One venue only.")]
 StrategyScope = Annotated[str | None, typer.Option("--strategy", metavar="S", help="One strategy only.")]
 ApprovedBy = Annotated[
-    str | None,
-    typer.Option(
-        "--approved-by",
-        metavar="NAME",
-        help="Second operator of a change that loosens, where controls.two_person asks for one.",
-        rich_help_panel=ACCOUNTABILITY,
-    ),
+    str | None, second_operator("Second operator of a change that loosens, where controls.two_person asks for one.")
 ]
 Expires = Annotated[
     str | None,

@@ -25,7 +25,6 @@ from streams.ops.exits import CommandError, ExitStatus
 from streams.ops.forecast import SOMEBODY_ELSE, Forecast, forecast, lasting_fault
 from streams.ops.options import (
     ACCOUNTABILITY,
-    ANSWER,
     AppId,
     Broker,
     Config,
@@ -33,6 +32,7 @@ from streams.ops.options import (
     Operator,
     Prefix,
     Reason,
+    Timeout,
     connect,
     examples,
     operator_or_login,
@@ -172,10 +172,7 @@ def approve(
         ),
     ] = "approved",
     operator: Operator = None,
-    timeout: Annotated[
-        float,
-        typer.Option("--timeout", "-t", metavar="SECONDS", min=0.1, help="How long to wait.", rich_help_panel=ANSWER),
-    ] = 10,
+    timeout: Timeout = 10,
     as_json: Json = False,
     config: Config = None,
     broker: Broker = None,

@@ -15,7 +15,6 @@ from streams.ops import broker as kafka_broker
 from streams.ops import policy_change, requests
 from streams.ops.exits import CommandError, ExitStatus
 from streams.ops.options import (
-    ACCOUNTABILITY,
     CONNECTION,
     AppId,
     Broker,
@@ -24,10 +23,12 @@ from streams.ops.options import (
     Operator,
     Prefix,
     Reason,
+    ReasonIfAny,
     connect,
     examples,
     operator_or_login,
     rules_in,
+    second_operator,
 )
 from streams.ops.overview import Overview, breach_document, overview
 from streams.ops.policy_change import Terms
@@ -91,13 +92,7 @@ Accounts = Annotated[
     typer.Option("--account", "-a", metavar="ACCOUNT", help="An account of the phase; give it once for each."),
 ]
 ApprovedBy = Annotated[
-    str | None,
-    typer.Option(
-        "--approved-by",
-        metavar="NAME",
-        help="Second operator, where controls.two_person or this command asks for one.",
-        rich_help_panel=ACCOUNTABILITY,
-    ),
+    str | None, second_operator("Second operator, where controls.two_person or this command asks for one.")
 ]
 
 rollout = typer.Typer(no_args_is_help=True)
@@ -219,12 +214,7 @@ def start(
 
 @rollout.command("advance", epilog=ADVANCE_EXAMPLES)
 def advance(
-    reason: Annotated[
-        str | None,
-        typer.Option(
-            "--reason", "-r", metavar="TEXT", help="Why; it is kept with the record.", rich_help_panel=ACCOUNTABILITY
-        ),
-    ] = None,
+    reason: ReasonIfAny = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is missing and what would be published; publish nothing.")
     ] = False,
