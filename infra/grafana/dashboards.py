@@ -26,6 +26,11 @@ def _stat(
     return Panel(title, "stat", (Query(expr),), unit, description, width=4, height=4, steps=steps)
 
 
+def _by_instance(how: str, figure: str, name: str = "") -> Query:
+    """A line for each process; ``how``: sum, min or max of its series; ``name``: which, on a panel with several."""
+    return Query(f"{how} by (instance) ({figure})", f"{name} {{{{instance}}}}".lstrip())
+
+
 FLEET = Dashboard(
     uid="tidegate-fleet",
     title="Tidegate: fleet",
@@ -551,21 +556,21 @@ RUNTIME = Dashboard(
                 Panel(
                     "Assignments, an hour",
                     "timeseries",
-                    (Query(f"sum by (instance) (increase({series(f.REBALANCES, **_OF)}[1h]))", "{{instance}}"),),
+                    (_by_instance("sum", f"increase({series(f.REBALANCES, **_OF)}[1h])"),),
                 ),
                 Panel(
                     "Health and readiness",
                     "timeseries",
                     (
-                        Query(f"min by (instance) ({series(f.HEALTHY, **_OF)})", "healthy {{instance}}"),
-                        Query(f"min by (instance) ({series(f.READY, **_OF)})", "ready {{instance}}"),
+                        _by_instance("min", series(f.HEALTHY, **_OF), "healthy"),
+                        _by_instance("min", series(f.READY, **_OF), "ready"),
                     ),
                     maximum=1,
                 ),
                 Panel(
                     "Starts, a day",
                     "timeseries",
-                    (Query(f"sum by (instance) (increase({series(f.STARTS, **_OF)}[1d]))", "{{instance}}"),),
+                    (_by_instance("sum", f"increase({series(f.STARTS, **_OF)}[1d])"),),
                 ),
             ),
         ),
@@ -582,13 +587,13 @@ RUNTIME = Dashboard(
                 Panel(
                     "Ids forgotten",
                     "timeseries",
-                    (Query(f"sum by (instance) ({rate(f.FORGOTTEN, **_OF)})", "{{instance}}"),),
+                    (_by_instance("sum", rate(f.FORGOTTEN, **_OF)),),
                     unit="ops",
                 ),
                 Panel(
                     "Policy version",
                     "timeseries",
-                    (Query(f"max by (instance) ({series(f.POLICY_VERSION, **_OF)})", "{{instance}}"),),
+                    (_by_instance("max", series(f.POLICY_VERSION, **_OF)),),
                     description="The same on all workers, within a second.",
                 ),
             ),
@@ -599,7 +604,7 @@ RUNTIME = Dashboard(
                 Panel(
                     "Behind the topics",
                     "timeseries",
-                    (Query(f"max by (instance) ({series(f.MIRROR_LAG_SECONDS, **_OF)})", "{{instance}}"),),
+                    (_by_instance("max", series(f.MIRROR_LAG_SECONDS, **_OF)),),
                     unit="s",
                     description="The last look refuses while the mirror is stale. Runbook: TidegateMirrorBehind.",
                     steps=((10, RED),),
@@ -607,14 +612,14 @@ RUNTIME = Dashboard(
                 Panel(
                     "Records to write",
                     "timeseries",
-                    (Query(f"max by (instance) ({series(f.MIRROR_LAG_RECORDS, **_OF)})", "{{instance}}"),),
+                    (_by_instance("max", series(f.MIRROR_LAG_RECORDS, **_OF)),),
                 ),
                 Panel(
                     "Redis answers, and holds a whole model",
                     "timeseries",
                     (
-                        Query(f"min by (instance) ({series(f.MIRROR_REDIS_UP, **_OF)})", "answers {{instance}}"),
-                        Query(f"min by (instance) ({series(f.MIRROR_COMPLETE, **_OF)})", "whole {{instance}}"),
+                        _by_instance("min", series(f.MIRROR_REDIS_UP, **_OF), "answers"),
+                        _by_instance("min", series(f.MIRROR_COMPLETE, **_OF), "whole"),
                     ),
                     maximum=1,
                 ),
@@ -622,12 +627,9 @@ RUNTIME = Dashboard(
                     "Written, failed, rebuilt",
                     "timeseries",
                     (
-                        Query(f"sum by (instance) ({rate(f.MIRROR_RECORDS, **_OF)})", "records/s {{instance}}"),
-                        Query(f"sum by (instance) ({rate(f.MIRROR_ERRORS, **_OF)})", "errors/s {{instance}}"),
-                        Query(
-                            f"sum by (instance) (increase({series(f.MIRROR_REBUILDS, **_OF)}[1h]))",
-                            "rebuilds/h {{instance}}",
-                        ),
+                        _by_instance("sum", rate(f.MIRROR_RECORDS, **_OF), "records/s"),
+                        _by_instance("sum", rate(f.MIRROR_ERRORS, **_OF), "errors/s"),
+                        _by_instance("sum", f"increase({series(f.MIRROR_REBUILDS, **_OF)}[1h])", "rebuilds/h"),
                     ),
                 ),
             ),
@@ -656,7 +658,7 @@ RUNTIME = Dashboard(
                     "The steward serves, and published within a day",
                     "timeseries",
                     (
-                        Query(f"sum by (instance) ({series(f.STEWARD_SERVING, **_OF)})", "serving {{instance}}"),
+                        _by_instance("sum", series(f.STEWARD_SERVING, **_OF), "serving"),
                         Query(f"sum by (topic) (increase({series(f.STEWARD_PUBLISHED, **_OF)}[1d]))", "{{topic}}"),
                     ),
                 ),
@@ -668,20 +670,20 @@ RUNTIME = Dashboard(
                 Panel(
                     "CPU",
                     "timeseries",
-                    (Query(f"sum by (instance) ({rate('process_cpu_seconds_total', **_OF)})", "{{instance}}"),),
+                    (_by_instance("sum", rate("process_cpu_seconds_total", **_OF)),),
                     unit="percentunit",
                     description="100 % is one core; a worker uses no more than one.",
                 ),
                 Panel(
                     "Memory",
                     "timeseries",
-                    (Query(f"sum by (instance) ({series('process_resident_memory_bytes', **_OF)})", "{{instance}}"),),
+                    (_by_instance("sum", series("process_resident_memory_bytes", **_OF)),),
                     unit="bytes",
                 ),
                 Panel(
                     "Open files",
                     "timeseries",
-                    (Query(f"sum by (instance) ({series('process_open_fds', **_OF)})", "{{instance}}"),),
+                    (_by_instance("sum", series("process_open_fds", **_OF)),),
                 ),
                 Panel(
                     "What runs",
