@@ -35,6 +35,11 @@ def profile_of(account_id: str) -> str:
     return PROFILES[ACCOUNTS.index(account_id) % len(PROFILES)]
 
 
+def primary_of(account_id: str) -> str:
+    """The venue that it is configured with."""
+    return VENUES[ACCOUNTS.index(account_id) % 2]
+
+
 def probes() -> dict[int, str]:
     """An account for each partition whose key maps there."""
     found: dict[int, str] = {}
@@ -51,7 +56,7 @@ def configuration(started_s: float) -> dict[str, Any]:
     accounts: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(ACCOUNTS):
         account: dict[str, Any] = {
-            "exchange": VENUES[number % 2],
+            "exchange": primary_of(name),
             "failover": [VENUES[2 - number % 2]],
             "profile": profile_of(name),
         }
@@ -82,7 +87,7 @@ def configuration(started_s: float) -> dict[str, Any]:
             "dedup_horizon": DEDUP_HORIZON,
             "max_notional_per_order": "60000",
             "price_collar": "0.05",
-            "rate_limit": {"orders": 5, "per": "10s"},
+            "rate_limit": {"orders": 8, "per": "10s"},
         },
         "instruments": {
             "BTC-USD": {"fee_rate": "0.0005", "slippage": "0.0005"},

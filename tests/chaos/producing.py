@@ -1,5 +1,8 @@
 """Publishes the workload: ``python -m tests.chaos.producing SETTINGS SEED EVENTS RATE PARENT``, a process of its own.
 
+It follows the gate: what is approved on ``approved-orders`` (read committed, from the beginning) becomes fills.
+Publishing never waits for that: while nothing is approved, all else goes on at its rate.
+
 Idempotent, acks=all: what a broker's death interrupts is tried again until two brokers hold it. RATE is in records a
 second. A line on standard input tells it to ``hold``, ``go`` on, or to ``finish``: to publish what is left of EVENTS at
 its rate and end. A JSON line on standard output says each second how much was acknowledged, and at the end the mix.
@@ -13,18 +16,21 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+import orjson
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from streams.core.records import INPUTS, POLICIES
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames
+from tests.chaos.schedule import PARTITIONS
 from tests.chaos.worker_process import die_with
 from tests.chaos.workload import Message, Workload
 
 _TICK_S = 0.05
 _IN_FLIGHT_MAX = 4_000
 _GIVE_UP_MS = 30_000
+_APPROVED = "approved-orders"
 
 
 class _Publisher:
@@ -69,8 +75,46 @@ class _Publisher:
                 return sent
 
 
+async def _follow(settings: Settings, workload: Workload) -> None:
+    """Hand every approval to the load, for ever, each once: after a failure reading goes on where it was."""
+    name = TopicNames.of(settings).physical(_APPROVED)
+    positions = {TopicPartition(name, number): 0 for number in range(PARTITIONS)}
+    while True:
+        try:
+            await _follow_from(settings, workload, positions)
+        except (KafkaError, OSError) as error:
+            sys.stderr.write(f"reading approvals again after {error!r}\n")
+            await asyncio.sleep(0.2)
+
+
+async def _follow_from(settings: Settings, workload: Workload, positions: dict[TopicPartition, int]) -> None:
+    async with AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap,
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        metadata_max_age_ms=5_000,
+    ) as consumer:
+        consumer.assign(list(positions))
+        for place, position in positions.items():
+            consumer.seek(place, position)
+        while True:
+            for place, records in (await consumer.getmany(timeout_ms=200)).items():
+                for record in records:
+                    workload.approved(orjson.loads(record.value), time.time_ns() // 1_000_000)
+                    positions[place] = record.offset + 1
+
+
 async def _publish(settings: Settings, seed: int, events: int, rate: float) -> None:
     workload = Workload(seed)
+    async with asyncio.TaskGroup() as group:
+        # Should the reading break, the load ends with it: unfollowed it would be a load of strangers' fills.
+        following = group.create_task(_follow(settings, workload))
+        await _publish_all(settings, workload, events, rate)
+        following.cancel()
+
+
+async def _publish_all(settings: Settings, workload: Workload, events: int, rate: float) -> None:
     orders = await _standard_input()
     holding = finishing = False
     published, told_at, budget, last = 0, 0.0, 0.0, time.monotonic()

@@ -1,23 +1,27 @@
-"""What the desk publishes: an endless stream of records, the same for the same seed but for its times.
+"""What the desk publishes: an endless stream of records that follows the gate, as a desk with executors does.
 
 Two thirds are equity marks. Signals are mostly sound and partly not, each in its own way, so that most reject codes
-come in numbers; fills follow the entries that a desk would expect to be approved. Now and then an account loses until
-it is locked, goes on signalling, and is unlocked on a new base. Some records are repeated, come on the wrong partition,
-or cannot be read.
+come in numbers. What the gate approves (``approved``) is filled, in part or whole, cancelled, or left until an operator
+releases it; positions are closed again. Now and then an account loses until it is locked, goes on signalling, and is
+unlocked on a new base. A few fills are strangers': trades by hand, of orders that nobody knows, of entries that nobody
+waited to see approved. Some records are repeated, come on the wrong partition, or cannot be read.
 
-The generator does not listen to the gate: what it expects may be wrong (a policy halts, a fault delays), and then
-fills of orders that were never approved are what the gate must cope with.
+The same seed and the same approvals between the same records make the same choices. A gate under fire approves at other
+moments in every run, so what a seed repeats exactly is the schedule of faults, and of the load only its kind. While no
+approvals come, everything else goes on; what comes late is still reported, as expired once it is no longer valid.
 """
 
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
-from schemas.types import write_time
+from schemas.types import read_time, write_time
 from streams.core.outputs import order_id_of
 from tests.chaos.desk import (
     ACCOUNTS,
@@ -27,8 +31,10 @@ from tests.chaos.desk import (
     ROUTED_TO,
     STRATEGIES,
     partition_of,
+    primary_of,
     profile_of,
 )
+from tests.chaos.executor import RELEASED, Report, reports_of
 from tests.chaos.schedule import PARTITIONS
 
 _DAILY = {"micro": 0.005, "low": 0.01, "normal": 0.02, "aggressive": 0.035}
@@ -37,6 +43,12 @@ _SLOTS = {"micro": 2, "low": 4, "normal": 6, "aggressive": 10}
 # Of 1,000 records. What is left over are equity marks.
 _SHARES = {"signal": 215, "fill": 95, "control": 12, "policy": 2, "repeat": 14, "misplaced": 12, "malformed": 10}
 _REMEMBERED = 400
+_AWAITED = 3_000
+"""For how many records an instrument is left alone after a sound signal on it, unless an approval comes before."""
+_RASH = 0.02
+"""Of the sound entries: filled without waiting for the approval, by somebody who is not the executor."""
+ENTRY, EXIT, OTHER = "entry", "exit", "s"
+"""How ids of signals begin: sound entries of accounts that nothing is wrong with, exits, all others."""
 
 
 class Message(NamedTuple):
@@ -63,20 +75,34 @@ class _Book:
     """Marks still to come in the present mood."""
     mood: str = "calm"
     """``calm``, ``falling``, or ``locked`` until the unlock is published."""
-    positions: Counter[str] = field(default_factory=Counter)
-    working: set[str] = field(default_factory=set)
-    """Instruments with an order that has no fill yet."""
+    positions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Millionths by instrument and venue, as filled."""
+    working: Counter[str] = field(default_factory=Counter)
+    """Approved orders that are not done with, by instrument."""
+    awaited: dict[str, int] = field(default_factory=dict)
+    """By instrument, up to which record an approval is waited for."""
+
+    @property
+    def held(self) -> list[tuple[str, str]]:
+        """Where it has positions."""
+        return [place for place, quantity in self.positions.items() if quantity]
+
+    def is_busy(self, instrument: str, count: int) -> bool:
+        """Whether a sound signal would only be in the way of another."""
+        return self.working[instrument] > 0 or self.awaited.get(instrument, 0) > count
 
 
 class Workload:
-    """``next(now_ms)`` is the next record, with times of about ``now_ms``."""
+    """``next(now_ms)`` is the next record, with times of about ``now_ms``; ``approved`` hears of what is approved."""
 
     def __init__(self, seed: int) -> None:
+        self._seed = seed
         self._rng = random.Random(f"workload {seed}")
         self._books = {name: _Book(name) for name in ACCOUNTS}
         self._count = 0
         self._planned = 0
         self._due: list[tuple[int, int, Callable[[int], Message]]] = []
+        self._orders: set[str] = set()
         self._sent: dict[str, list[Message]] = {"signals": [], "fills": [], "controls": [], "pnl": []}
         self.mix: Counter[str] = Counter()
         """Published so far, by what it was meant to be."""
@@ -93,6 +119,28 @@ class Workload:
             else:
                 sent[self._rng.randrange(_REMEMBERED)] = message
         return message
+
+    def approved(self, order: Mapping[str, Any], now_ms: int) -> None:
+        """Take over an order as published on ``approved-orders``, once; those of other desks are none of ours.
+
+        Of an order that is no longer valid at ``now_ms`` nothing will be filled.
+        """
+        book = self._books.get(order["account_id"])
+        if book is None or order["order_id"] in self._orders:
+            return
+        self._orders.add(order["order_id"])
+        book.awaited.pop(order["instrument"], None)
+        book.working[order["instrument"]] += 1
+        reports = reports_of(self._seed, order["order_id"], _millionths(order["quantity"]))
+        if read_time(order["valid_until"]) < now_ms:
+            reports = [Report(reports[0].after, 0, "expired")]
+        for report in reports:
+            self._at(self._count + report.after, partial(self._report, book, order, report))
+
+    def positions(self, account_id: str) -> Mapping[tuple[str, str], int]:
+        """What an account of the desk holds after all fills so far: millionths by instrument and venue, without 0."""
+        book = self._books[account_id]
+        return {place: book.positions[place] for place in book.held}
 
     def _next(self, now_ms: int) -> Message:
         if self._count <= len(ACCOUNTS):
@@ -111,7 +159,7 @@ class Workload:
             case "signal":
                 return self._signal(self._book(), now_ms)
             case "fill":
-                return self._hand_trade(self._book(), now_ms)
+                return self._strange_trade(self._book(), now_ms)
             case "control":
                 return self._control(self._book(), now_ms)
             case "policy":
@@ -127,8 +175,11 @@ class Workload:
         return self._books[self._rng.choice(ACCOUNTS)]
 
     def _later(self, after: tuple[int, int], make: Callable[[int], Message]) -> None:
+        self._at(self._count + self._rng.randint(*after), make)
+
+    def _at(self, count: int, make: Callable[[int], Message]) -> None:
         self._planned += 1
-        heappush(self._due, (self._count + self._rng.randint(*after), self._planned, make))
+        heappush(self._due, (count, self._planned, make))
 
     def _name(self, letter: str) -> str:
         return f"{letter}-{self._count}-{self._rng.randrange(10**6)}"
@@ -174,19 +225,20 @@ class Workload:
     def _price(self, instrument: str) -> float:
         return PRICES[instrument] * (1 + self._rng.uniform(-0.002, 0.002))
 
-    # -- signals and their fills
+    # -- signals
 
     def _signal(self, book: _Book, now_ms: int) -> Message:
-        held = [name for name, quantity in book.positions.items() if quantity and name not in book.working]
+        held = [place for place in book.held if not book.is_busy(place[0], self._count)]
         dice = self._rng.random()
         if held and dice < 0.35:
             return self._exit(book, self._rng.choice(held), now_ms)
-        free = [name for name in PRICES if name not in book.working and not book.positions[name]]
-        if free and dice < 0.7 and len(PRICES) - len(free) < _SLOTS[profile_of(book.account_id)]:
-            return self._entry(book, self._rng.choice(free), now_ms)
+        taken = {instrument for instrument, _ in book.held}
+        taken |= {instrument for instrument in PRICES if book.is_busy(instrument, self._count)}
+        if dice < 0.7 and len(taken) < min(len(PRICES), _SLOTS[profile_of(book.account_id)]):
+            return self._entry(book, self._rng.choice([name for name in PRICES if name not in taken]), now_ms)
         return self._bad_signal(book, now_ms)
 
-    def _sound(self, book: _Book, instrument: str, now_ms: int) -> dict[str, Any]:
+    def _sound(self, book: _Book, instrument: str, now_ms: int, kind: str = OTHER) -> dict[str, Any]:
         """A long entry that asks for a third of what may be risked."""
         price = self._price(instrument)
         multiplier = 0.1 if instrument == "ETH-USD" else 1
@@ -194,7 +246,7 @@ class Workload:
         risk = 0.3 * _RISK[profile_of(book.account_id)] * book.equity
         quantity = risk / (price * 0.025 * multiplier * rate)
         return {
-            "signal_id": self._name("s"),
+            "signal_id": self._name(kind),
             "account_id": book.account_id,
             "strategy_id": self._rng.choice(STRATEGIES[:2]),
             "instrument": instrument,
@@ -207,87 +259,30 @@ class Workload:
         }
 
     def _entry(self, book: _Book, instrument: str, now_ms: int) -> Message:
-        value = self._sound(book, instrument, now_ms)
-        if book.mood == "calm":
-            book.working.add(instrument)
-            self._fill_later(book, value, 1)
+        """Of an account that is losing or locked it is asked again and again: nobody waits for an answer."""
+        is_calm = book.mood == "calm"
+        value = self._sound(book, instrument, now_ms, ENTRY if is_calm else OTHER)
+        if is_calm:
+            book.awaited[instrument] = self._count + _AWAITED
+            if self._rng.random() < _RASH:
+                order = value | {"order_id": order_id_of(book.account_id, value["signal_id"])}
+                venue, quantity = primary_of(book.account_id), _millionths(value["quantity"])
+                # It names the venue: whether the gate knows the order by then, and so where it went, is open.
+                self._later((100, 1_800), lambda when: self._fill(book, order, venue, quantity, "filled", when, None))
         return self._message("signals", book.account_id, value, f"entry, {book.mood}")
 
-    def _exit(self, book: _Book, instrument: str, now_ms: int) -> Message:
-        value = self._sound(book, instrument, now_ms)
-        quantity = book.positions[instrument] / 10**6
+    def _exit(self, book: _Book, place: tuple[str, str], now_ms: int) -> Message:
+        instrument, _ = place
+        value = self._sound(book, instrument, now_ms, EXIT)
+        quantity = book.positions[place]
         value |= {
             "side": "sell" if quantity > 0 else "buy",
-            "quantity": f"{abs(quantity):.6f}",
+            "quantity": _written(abs(quantity)),
             "stop_loss": None,
             "reduce_only": self._rng.random() < 0.3,
         }
-        book.working.add(instrument)
-        self._fill_later(book, value, -1 if quantity > 0 else 1)
+        book.awaited[instrument] = self._count + _AWAITED
         return self._message("signals", book.account_id, value, "exit")
-
-    def _fill_later(self, book: _Book, signal: dict[str, Any], sign: int) -> None:
-        order_id = order_id_of(book.account_id, signal["signal_id"])
-        instrument, total = signal["instrument"], round(float(signal["quantity"]) * 10**6)
-
-        def fill(quantity: int, status: str) -> Callable[[int], Message]:
-            def make(now_ms: int) -> Message:
-                book.positions[instrument] += sign * quantity
-                if status != "partially_filled":
-                    book.working.discard(instrument)
-                return self._fill(book, signal, order_id, quantity, status, now_ms)
-
-            return make
-
-        dice = self._rng.random()
-        if dice < 0.6:
-            self._later((150, 2_500), fill(total, "filled"))
-        elif dice < 0.8:
-            self._later((150, 800), fill(total // 3, "partially_filled"))
-            self._later((900, 2_500), fill(total - total // 3, "filled"))
-        elif dice < 0.93:
-            self._later((150, 2_500), fill(0, self._rng.choice(("cancelled", "rejected", "expired"))))
-        elif dice < 0.96:
-            self._later((150, 2_500), fill(2 * total, "filled"))
-        else:
-
-            def release(now_ms: int) -> Message:
-                book.working.discard(instrument)
-                return self._command(book, "release_order", now_ms, order_id=order_id)
-
-            self._later((2_000, 8_000), release)
-
-    def _fill(
-        self, book: _Book, signal: dict[str, Any], order_id: str | None, quantity: int, status: str, now_ms: int
-    ) -> Message:
-        value = {
-            "fill_id": self._name("f"),
-            "order_id": order_id,
-            "account_id": book.account_id,
-            "instrument": signal["instrument"],
-            "side": signal["side"],
-            "quantity": f"{quantity / 10**6:.6f}",
-            "price": signal["price"],
-            "fee": "0.41",
-            "status": status,
-            "filled_at": write_time(now_ms - self._rng.randint(0, 200)),
-        }
-        return self._message("fills", book.account_id, value, f"fill, {status}" if order_id else "hand trade")
-
-    def _hand_trade(self, book: _Book, now_ms: int) -> Message:
-        """A trade without an order, mostly one that closes a position: without a stop each takes much headroom."""
-        instrument = self._rng.choice(list(PRICES))
-        held = book.positions[instrument]
-        if self._rng.random() < (0.9 if not held else 0.7):
-            return self._pnl(book, now_ms)
-        quantity = abs(held) if held else round(10_000_000 * 20 / PRICES[instrument])
-        signal = {
-            "instrument": instrument,
-            "side": "sell" if held > 0 else "buy",
-            "price": f"{self._price(instrument):.2f}",
-        }
-        book.positions[instrument] += -quantity if held > 0 else quantity
-        return self._fill(book, signal, None, quantity, "filled", now_ms)
 
     def _bad_signal(self, book: _Book, now_ms: int) -> Message:
         value = self._sound(book, self._rng.choice(list(PRICES)), now_ms)
@@ -321,6 +316,62 @@ class Workload:
         key = value["account_id"] or (ROUTED_TO if kind == "routed" else None)
         message = self._message("signals", key or "", value, f"signal, {kind}")
         return message if key else message._replace(key=None, partition=self._rng.randrange(PARTITIONS))
+
+    # -- fills
+
+    def _report(self, book: _Book, order: Mapping[str, Any], report: Report, now_ms: int) -> Message:
+        if report.is_final:
+            book.working[order["instrument"]] -= 1
+        if report.status == RELEASED:
+            return self._command(book, "release_order", now_ms, order_id=order["order_id"])
+        venue, default = order["venue"], None if report.is_late else order["venue"]
+        message = self._fill(book, order, venue, report.quantity, report.status, now_ms, default)
+        return message._replace(kind="fill, late") if report.is_late else message
+
+    def _fill(
+        self,
+        book: _Book,
+        order: Mapping[str, Any],
+        venue: str,
+        quantity: int,
+        status: str,
+        now_ms: int,
+        default: str | None,
+    ) -> Message:
+        """The ``venue`` is left out where it is the ``default``: what the gate goes by then."""
+        book.positions[order["instrument"], venue] += quantity if order["side"] == "buy" else -quantity
+        value = {
+            "fill_id": self._name("f"),
+            "order_id": order["order_id"],
+            "account_id": book.account_id,
+            "instrument": order["instrument"],
+            "venue": None if venue == default else venue,
+            "side": order["side"],
+            "quantity": _written(quantity),
+            "price": order["price"],
+            "fee": "0.41",
+            "status": status,
+            "filled_at": write_time(now_ms - self._rng.randint(0, 200)),
+        }
+        return self._message("fills", book.account_id, value, f"fill, {status}")
+
+    def _strange_trade(self, book: _Book, now_ms: int) -> Message:
+        """By hand or of an order that nobody knows, mostly closing: without a stop a position takes much headroom."""
+        held = book.held
+        if self._rng.random() < (0.85 if held else 0.97):
+            return self._pnl(book, now_ms)
+        primary = primary_of(book.account_id)
+        instrument, venue = self._rng.choice(held or [(name, primary) for name in PRICES])
+        quantity = book.positions[instrument, venue]
+        order = {
+            "order_id": self._rng.choice((None, None, order_id_of(book.account_id, self._name("unknown")))),
+            "instrument": instrument,
+            "side": "sell" if quantity > 0 else "buy",
+            "price": f"{self._price(instrument):.2f}",
+        }
+        small = round(200 * 10**6 / PRICES[instrument])
+        message = self._fill(book, order, venue, abs(quantity) or small, "filled", now_ms, primary)
+        return message._replace(kind="fill, unknown order" if order["order_id"] else "hand trade")
 
     # -- operators
 
@@ -391,7 +442,7 @@ class Workload:
     def _misplaced(self, now_ms: int) -> Message:
         """A sound record on a partition that is not its account's."""
         book = self._book()
-        make = self._rng.choice((self._pnl, self._hand_trade, self._bad_signal))
+        make = self._rng.choice((self._pnl, self._strange_trade, self._bad_signal))
         message = make(book, now_ms)
         right = partition_of(book.account_id)
         wrong = (right + self._rng.randrange(1, PARTITIONS)) % PARTITIONS
@@ -401,7 +452,7 @@ class Workload:
     def _malformed(self, now_ms: int) -> Message:
         book = self._book()
         held = book.positions.copy()
-        make = self._rng.choice((self._pnl, self._bad_signal, self._hand_trade))
+        make = self._rng.choice((self._pnl, self._bad_signal, self._strange_trade))
         message = make(book, now_ms)
         book.positions = held
         whole = message.value or b"{}"
@@ -415,3 +466,11 @@ class Workload:
 
     def _message(self, topic: str, key: str, value: dict[str, Any], kind: str) -> Message:
         return Message(topic, key.encode(), json.dumps(value).encode(), kind=kind)
+
+
+def _millionths(quantity: str) -> int:
+    return int(Decimal(quantity) * 10**6)
+
+
+def _written(millionths: int) -> str:
+    return f"{millionths / 10**6:.6f}"
