@@ -1,7 +1,7 @@
 """``python -m tests.chaos [--seed N] [--faults N] [--events N] [--replay FILE]``: one run, one JSON line.
 
-The exit status is 0 only if all six counts of harm are 0 and every fault landed. A run that fails keeps its directory
-(logs, schedule, dump) and says where, and how to repeat it.
+The exit status is 0 only if all six counts of harm are 0, every fault landed, and enough was approved and locked for
+that to mean something. A run that fails keeps its directory (logs, schedule, dump), says where, and how to repeat it.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _DESCRIPTION = "Break three brokers and three workers under load, then judge wha
 def main(arguments: list[str] | None = None) -> int:
     """Run, print, and keep or remove what is left."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=_DESCRIPTION)
-    parser.add_argument("--seed", type=int, help="of schedule and workload; drawn if not given")
+    parser.add_argument("--seed", type=int, help="of the faults, and of the load's choices; drawn if not given")
     parser.add_argument("--faults", type=int, default=FAULTS, help="how many (default %(default)s)")
     parser.add_argument("--events", type=int, default=EVENTS, help="input records at least (default %(default)s)")
     parser.add_argument(
@@ -85,6 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write("chaos: the gate did harm\n")
     if outcome.figures["faults_landed"] < outcome.figures["faults_asked"]:
         sys.stderr.write('chaos: not every fault landed; see "happened" in schedule.json\n')
+    if not outcome.is_telling:
+        sys.stderr.write("chaos: too little was approved or locked for the run to tell anything\n")
     sys.stderr.write(f"chaos: logs, schedule and dump are in {directory}\n")
     sys.stderr.write(f"to see it again: {again}\nor: python -m tests.chaos --replay {directory / 'schedule.json'}\n")
     return 1

@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from tests.chaos.recording import OUTPUTS, Directory
+from tests.chaos.workload import ENTRY
 
 _NAMED_BY = {
     "rejected-signals": "code",
@@ -15,6 +16,30 @@ _NAMED_BY = {
     "account-events": "type",
     "dead-letters": "reason",
 }
+
+
+class Approvals(NamedTuple):
+    """How much the gate approved: where nothing is, no approval can be doubled, contradicted or too late."""
+
+    approved: int
+    """All of them, exits too."""
+    sound_entries: int
+    """Decisions on entries that the load had no reason to think refused."""
+    sound_entries_approved: int
+
+
+def approvals_of(dumped: Path) -> Approvals:
+    """What came of the load's signals, by the ids that it gave them."""
+    recording = Directory(dumped)
+    kinds = {topic: Counter(_kinds(recording, topic)) for topic in ("approved-orders", "rejected-signals")}
+    approved, rejected = kinds["approved-orders"], kinds["rejected-signals"]
+    return Approvals(approved.total(), approved[ENTRY] + rejected[ENTRY], approved[ENTRY])
+
+
+def _kinds(recording: Directory, topic: str) -> Iterator[str]:
+    for partition in range(recording.partitions(topic)):
+        for record in recording.records(topic, partition):
+            yield orjson.loads(record.value or b"{}")["signal_id"].partition("-")[0]
 
 
 def mix_of(dumped: Path) -> Mapping[str, Mapping[str, int]]:

@@ -25,12 +25,13 @@ COLUMNS = (
     "rebalances",
     "recovery p50 / p99 / max, s",
     "wall, s",
+    "approved (of sound entries)",
 )
 HEADER = f"""# Recorded chaos runs
 
 One row per run of `make chaos`, appended by `--record`. Harm is the sum of the six counts: lost, duplicated,
 contradicted, approvals after a lock, state mismatches, wrong dead letters. Standby: whether the workers kept warm
-copies of each other's partitions (odd seeds do).
+copies of each other's partitions (odd seeds do). Approved: exits too, and how much of the sound entries.
 
 | {" | ".join(COLUMNS)} |
 |{"---|" * len(COLUMNS)}
@@ -63,6 +64,7 @@ def row(figures: Mapping[str, Any], *, commit: str, machine: str, when: datetime
         figures["rebalances"],
         recovery,
         figures["wall_s"],
+        f"{figures['approved']:,} ({figures['sound_entries_approved'] / max(1, figures['sound_entries']):.0%})",
     )
     return f"| {' | '.join(map(str, cells))} |\n"
 

@@ -24,7 +24,7 @@ from tests.chaos.dump import dump
 from tests.chaos.faults import Happening, Injector
 from tests.chaos.group import rebalances_of
 from tests.chaos.live import Live, Standing
-from tests.chaos.mix import mix_of
+from tests.chaos.mix import approvals_of, mix_of
 from tests.chaos.monitor import Monitor
 from tests.chaos.oracle import judge
 from tests.chaos.proxy import Proxy
@@ -32,6 +32,10 @@ from tests.chaos.schedule import BROKERS, GAP_S, PARTITIONS, WORKERS, Schedule, 
 from tests.chaos.workers import Worker
 
 SESSION_TIMEOUT_S = 6.0
+LEAST_APPROVED = 0.25
+"""Of the sound entries: a gate that refuses them nearly all has shown little of what it does with approvals."""
+EVENTS_PER_LOCK, EVENTS_PER_ENTRY = 1_000, 200
+"""At most so many events for a lock, and for an approved sound entry."""
 HARMS = ("lost", "duplicated", "contradicted", "approvals_after_lock", "state_mismatches", "dead_letters_wrong")
 
 _START_S = 90.0
@@ -66,9 +70,24 @@ class Outcome(NamedTuple):
 
     @property
     def is_good(self) -> bool:
-        """No harm, and every fault landed."""
+        """No harm, every fault landed, and there was enough to do harm to."""
         figures = self.figures
-        return not any(figures[harm] for harm in HARMS) and figures["faults_landed"] >= figures["faults_asked"]
+        return (
+            not any(figures[harm] for harm in HARMS)
+            and figures["faults_landed"] >= figures["faults_asked"]
+            and self.is_telling
+        )
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether the gate approved and locked enough for its approvals and locks to have been tried."""
+        figures = self.figures
+        entries, events = figures["sound_entries_approved"], figures["events"]
+        return bool(
+            entries >= LEAST_APPROVED * figures["sound_entries"]
+            and entries * EVENTS_PER_ENTRY >= events
+            and figures["locks"] * EVENTS_PER_LOCK >= events
+        )
 
 
 async def run(schedule: Schedule, directory: Path, *, rate: float | None = None, quiet: bool = False) -> Outcome:
@@ -125,6 +144,7 @@ class _Run:
                 self._phase = "judging"
                 verdict = await asyncio.to_thread(partial(judge, self._directory / "dump", compacted=True))
                 self._outputs = await asyncio.to_thread(mix_of, self._directory / "dump")
+                approvals = await asyncio.to_thread(approvals_of, self._directory / "dump")
         finally:
             self._write_schedule()
         figures = {
@@ -136,6 +156,7 @@ class _Run:
             "events": verdict.events,
             **{harm: getattr(verdict, harm) for harm in HARMS},
             "decisions": verdict.decisions,
+            **approvals._asdict(),
             "locks": verdict.locks,
             "redeliveries": verdict.redeliveries,
             "rebalances": rebalances,

@@ -14,7 +14,17 @@ from tests.chaos.run import HARMS, Outcome, Stuck
 from tests.chaos.schedule import Schedule
 
 AGAIN = "make chaos SEED=7 FAULTS=5 EVENTS=900"
-GOOD: Mapping[str, Any] = dict.fromkeys(HARMS, 0) | {"seed": 7, "faults_asked": 5, "faults_landed": 5}
+GOOD: Mapping[str, Any] = dict.fromkeys(HARMS, 0) | {
+    "seed": 7,
+    "faults_asked": 5,
+    "faults_landed": 5,
+    "events": 2_000,
+    "locks": 2,
+    "sound_entries": 40,
+    "sound_entries_approved": 10,
+}
+# Each one short of what a run has to hold.
+TOO_LITTLE = ({"locks": 1}, {"sound_entries": 41}, {"events": 2_001}, {"sound_entries": 9, "sound_entries_approved": 9})
 
 
 class Run:
@@ -59,6 +69,17 @@ def test_any_harm_or_a_fault_that_did_not_land_fails_the_run(
     assert "what was found" in said.err
     assert f"to see it again: {AGAIN}" in said.err
     assert run.directory.is_dir()
+
+
+@pytest.mark.parametrize("change", TOO_LITTLE, ids=str)
+def test_a_run_that_hardly_approves_or_locks_does_not_pass(
+    run: Run, change: Mapping[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.outcome = Outcome({**GOOD, **change}, [], {})
+    assert run.status() == 1
+    said = capsys.readouterr().err
+    assert "too little was approved or locked" in said
+    assert "did harm" not in said
 
 
 @pytest.mark.parametrize("why", [Stuck("no end"), KafkaConnectionError("no broker"), TimeoutError()], ids=repr)

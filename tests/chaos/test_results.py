@@ -14,6 +14,9 @@ FIGURES = dict.fromkeys(HARMS, 0) | {
     "events": 300_123,
     "decisions": 70_000,
     "locks": 1_200,
+    "approved": 21_000,
+    "sound_entries": 16_000,
+    "sound_entries_approved": 8_320,
     "redeliveries": 45,
     "rebalances": 80,
     "recovery_p50_s": 7.1,
@@ -33,6 +36,7 @@ def test_a_row_has_a_cell_for_every_column() -> None:
     assert told["faults landed"] == "60 of 60"
     assert told["date"] == "2026-01-02 03:04Z"
     assert told["recovery p50 / p99 / max, s"] == "7.1 / 21.0 / 22.5"
+    assert told["approved (of sound entries)"] == "21,000 (52%)"
 
 
 def test_the_head_comes_once(tmp_path: Path) -> None:
