@@ -254,7 +254,8 @@ class KafkaCluster:
             directory = self._directory / str(node_id)
             directory.mkdir()
             self._nodes.append(_Node(node_id, {name: next(ports) for name in self._protocols}, directory))
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # An id that begins with a dash would be an option to the format tool.
+        cluster_id = "t" + urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
         with ThreadPoolExecutor(max_workers=self._size) as formatters:
             list(formatters.map(lambda node: self._format(node, cluster_id), self._nodes))
         for node in self._nodes:

@@ -5,7 +5,6 @@ oldest goes first, ties go to controls, fills, pnl, signals. So inputs and journ
 """
 
 import heapq
-import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -36,6 +35,7 @@ FORWARDED = "tidegate-forwarded-from"
 # Why a record is on the wrong partition: it names no account and went where it liked, or its producer keyed it wrongly.
 ROUTED, MISKEYED = "routed", "miskeyed"
 FORWARD_BYTES_MAX = 1_048_576
+_WHOLE = 1 << 62
 
 
 class Batch(NamedTuple):
@@ -88,7 +88,7 @@ def now_of(record: Record, wall_ms: int, rules: Rules) -> int:
 
 def fold(batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], int]) -> Commit:
     """Apply a batch. Raises only what the view raises: a record is answered, whatever it holds."""
-    slices = fold_in_slices(batch, view, rules, partition_of, sys.maxsize)
+    slices = fold_in_slices(batch, view, rules, partition_of, _WHOLE)
     while True:
         try:
             next(slices)

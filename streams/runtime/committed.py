@@ -12,7 +12,6 @@ What could break it: another line of Faust releases that makes its consumer else
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ from aiokafka.errors import CommitFailedError
 from faust.app.base import BootStrategy
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
-from streams.runtime import kafka
+from streams.runtime import clock, kafka
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.settings import Settings
 from streams.runtime.topics import Layout, TopicNames
@@ -118,7 +117,7 @@ async def take_over(settings: Settings, group: str, who: str, layout: Layout, re
         consumer.assign(list(places))
         waiting = False
         while True:
-            now_ms = time.time_ns() // 1_000_000
+            now_ms = clock.now_ms()
             found = await consumer.offsets_for_times({at: max(0, now_ms - ms) for at, ms in places.items()})
             ends = await consumer.end_offsets(list(places))
             try:

@@ -37,8 +37,13 @@ from streams.runtime.policies import (
 from streams.runtime.store import Store
 
 _TIMESTAMP = attrgetter("timestamp_ms")
-# About two milliseconds of folding, which is what a heartbeat or another partition's lock may have to wait.
-_SLICE_RECORDS = 50
+# Some tenths of a millisecond. A short transaction of another partition takes the event loop some twenty times, and
+# waits for a slice of a long fold each time.
+_SLICE_RECORDS = 10
+_LONG_RECORDS = 100
+# Brokers still write a transaction's markers when its commit has been answered, and refuse the same producer's next one
+# meanwhile; aiokafka asks again only after 20 ms.
+_SETTLE_MIN_S = 0.005
 
 
 class Core(NamedTuple):
@@ -77,7 +82,7 @@ class Partition:
         long_folds: asyncio.Lock | None = None,
         release_store: Callable[[], None] | None = None,
     ) -> None:
-        """``long_folds``: shared by a worker's partitions; one at a time folds more than a slice.
+        """``long_folds``: shared by a worker's partitions, one of which at a time folds many records.
 
         ``release_store``: what to do with the store at the end, other than to close it.
         """
@@ -91,6 +96,7 @@ class Partition:
         self._wall_ms = wall_ms
         self._metrics = metrics
         self._long_folds = long_folds or asyncio.Lock()
+        self._settled_s = 0.0
         self._view = _StoreView(store, core, limits.cached_accounts)
         self.changed: dict[str, Account] | None = None
         """Accounts that commits changed, for whoever sets and takes it (see `streams.observe.survey`)."""
@@ -158,12 +164,14 @@ class Partition:
         self._view.publish(commit)
         log_decisions(self.number, commit.outputs)
 
-        self._count(records, commit, outputs, folded - started, time.perf_counter() - folded, committed_ms)
+        ended = time.perf_counter()
+        self._settled_s = ended + max(_SETTLE_MIN_S, ended - folded)
+        self._count(records, commit, outputs, folded - started, ended - folded, committed_ms)
 
     async def _folded(self, records: Mapping[str, Sequence[Record]], rules: Rules) -> tuple[Batch, Commit]:
-        """A long fold goes slice by slice, and alone: another's short one gets between its slices, and the commit of
-        one long batch goes on while the next is folded."""
-        if sum(map(len, records.values())) < _SLICE_RECORDS:
+        """Folds of other partitions get between the slices, but not a second long one: in turns, both would end late,
+        and brokers would have nothing to do meanwhile."""
+        if sum(map(len, records.values())) < _LONG_RECORDS:
             return await self._fold(records, rules)
         async with self._long_folds:
             return await self._fold(records, rules)
@@ -177,6 +185,15 @@ class Partition:
             except StopIteration as end:
                 return batch, end.value
             await asyncio.sleep(0)
+
+    async def settle(self) -> None:
+        """Wait as long as the last transaction took, at least :data:`_SETTLE_MIN_S`, counted from its end.
+
+        What arrives meanwhile makes one batch. Without it a busy partition would make transactions of two or three
+        records as fast as brokers take them, and brokers that are busy with those take everything else late.
+        """
+        if (left_s := self._settled_s - time.perf_counter()) > 0:
+            await asyncio.sleep(left_s)
 
     async def close(self) -> None:
         """Release log and store."""

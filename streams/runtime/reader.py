@@ -35,7 +35,12 @@ from streams.runtime.watchdog import Standing
 log = logging.getLogger(__name__)
 
 _POLL_MS = 100
+# Asked at once again, brokers would answer with a record or two each time, at the cost of a whole fetch on both sides.
+_POLL_PAUSE_S = 0.003
 _FETCH_MAX_WAIT_MS = 250
+# Some hundreds of records. What one fetch brings is unpacked in one go, and everything else waits; a larger batch of a
+# producer still comes whole.
+_FETCH_MAX_PARTITION_BYTES = 128 * 1024
 # Waiting signals are looked at again this soon: what they wait for may turn out to be a mere transaction marker.
 _RECHECK_S = 0.02
 _LAST_COMMIT_TIMEOUT_S = 5.0
@@ -162,6 +167,7 @@ class Reader(Service):
             heartbeat_interval_ms=settings.session_timeout_ms // 4,
             rebalance_timeout_ms=settings.rebalance_timeout_ms,
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
+            max_partition_fetch_bytes=_FETCH_MAX_PARTITION_BYTES,
         )
         self._policies.on_unusable = self._wake_policy_owner
         self._consumer.subscribe(list(self._logical), listener=_Listener(self))
@@ -316,6 +322,8 @@ class Reader(Service):
                 ) from error
             for place, fetched in batches.items():
                 self._put(place, [_record(self._logical[place.topic], one) for one in fetched])
+            if batches:
+                await asyncio.sleep(_POLL_PAUSE_S)
 
     async def _read_up_to_bad_header(self, place: TopicPartition) -> int:
         """Decide what comes before a record that aiokafka cannot read; the offset of that record.
@@ -352,6 +360,7 @@ class Reader(Service):
 
     async def _serve(self, runner: _Runner, partition: Partition) -> None:
         while not runner.stopping:
+            await partition.settle()
             runner.wake.clear()
             records = await self._take(runner)
             unreported = self._unreported(partition)

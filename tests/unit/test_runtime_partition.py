@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial as bound
 from typing import Any
@@ -305,12 +306,28 @@ async def test_a_short_fold_gets_in_between_the_slices_of_a_long_one_and_another
         await one.open()
         await one.process({SIGNALS: [signal(offset) for offset in range(count)]}, Rules())
 
-    await asyncio.gather(process("long", 150), process("longer", 200), process("short", 1))
-    assert [step for step in steps if step != "short0"] == [
-        *("long0", "long1", "long2"),
-        *("longer0", "longer1", "longer2", "longer3"),
+    await asyncio.gather(process("long", 100), process("longer", 110), process("short", 20))
+    assert [step for step in steps if "short" not in step] == [
+        *(f"long{number}" for number in range(10)),
+        *(f"longer{number}" for number in range(11)),
     ]
-    assert steps.index("short0") < steps.index("long2")
+    assert steps.index("short1") < steps.index("long9")
+
+
+async def test_it_settles_for_as_long_as_its_last_transaction_took_and_does_not_before_the_first() -> None:
+    class Slow(MemoryLog):
+        async def commit(self) -> None:
+            await asyncio.sleep(0.2)
+            await super().commit()
+
+    one = partition(Slow(Broker()), MemoryStore(expires))
+    await one.open()
+    with pytest.raises(StopIteration):
+        one.settle().send(None)
+    await one.process({SIGNALS: [signal(0)]}, Rules())
+    ended = time.perf_counter()
+    await one.settle()
+    assert time.perf_counter() - ended > 0.05
 
 
 class Amnesia:

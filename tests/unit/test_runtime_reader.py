@@ -86,6 +86,9 @@ class FakePartition:
     async def open(self) -> None:
         await self.opening.wait()
 
+    async def settle(self) -> None:
+        """At once."""
+
     async def process(self, records: Any, _rules: Rules, _unreported: object) -> None:
         self.batches.append({topic: len(part) for topic, part in records.items()})
         self.offsets |= {topic: part[-1].offset for topic, part in records.items()}
