@@ -36,8 +36,8 @@ def decide(event: Event, account: Account, situation: Situation) -> Outcome:
         return Outcome(account, (situation.dead_letter("DUPLICATE_SIGNAL", detail, seen.first_id),))
     terms = situation.rules.accounts.get(situation.account_id)
     case = Case(event, situation.account_id, account, terms, situation.rules, situation.now_ms)
-    checks = tuple(inspect(case))
-    failed = tuple(one for one in checks if not one[1].passed)
+    checks = inspect(case)
+    failed = [one for one in checks if not one[1].passed]
     since_ms = situation.now_ms if signal.created_at is None else signal.created_at
     if failed:
         remember = situation.remember("signal", signal.signal_id, signal.signal_id, since_ms)
@@ -45,7 +45,8 @@ def decide(event: Event, account: Account, situation: Situation) -> Outcome:
     valid_until_ms = situation.now_ms + situation.rules.limits.order_valid_ms
     if signal.expires_at is not None:
         valid_until_ms = min(valid_until_ms, signal.expires_at)
-    account = account._replace(orders=_reserve(account.orders, order_id, case, valid_until_ms))
+    orders = _reserve(account.orders, order_id, case, valid_until_ms)
+    account = Account(account.standing, account.drawdown, account.book, orders)
     remember = situation.remember("signal", signal.signal_id, order_id, since_ms)
     return Outcome(account, (_approval(case, order_id, valid_until_ms, checks),), (remember,))
 
@@ -71,7 +72,7 @@ def _reserve(orders: Orders, order_id: str, case: Case, valid_until_ms: int) -> 
     return with_order(orders, order_id, order)
 
 
-def _approval(case: Case, order_id: str, valid_until_ms: int, checks: tuple[tuple[str, Check], ...]) -> Note:
+def _approval(case: Case, order_id: str, valid_until_ms: int, checks: list[tuple[str, Check]]) -> Note:
     signal = case.signal
     body = {
         "signal_id": signal.signal_id,
@@ -107,7 +108,7 @@ def _approval(case: Case, order_id: str, valid_until_ms: int, checks: tuple[tupl
     return Note(Rank.DECISION, APPROVED, body)
 
 
-def _rejection(case: Case, failed: tuple[tuple[str, Check], ...]) -> Note:
+def _rejection(case: Case, failed: list[tuple[str, Check]]) -> Note:
     signal = case.signal
     body = {
         "signal_id": signal.signal_id,

@@ -6,7 +6,8 @@ All figures are in the account's currency. A missing rate of any held or working
 
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from streams.core import drawdown
 from streams.core.rules import NO_INSTRUMENT, AccountRules, Instrument, Profile, Rules
@@ -15,7 +16,7 @@ from streams.core.state import Account, Order, Position
 _ZERO, _ONE = Decimal(0), Decimal(1)
 
 
-class Exposure(NamedTuple):
+class Exposure(Struct, frozen=True, gc=False):
     """What is held and reserved, before a new order. ``missing``: the first currency without a rate."""
 
     gross: Decimal
@@ -47,8 +48,10 @@ class Valuation:
 
     def rate(self, instrument: str) -> Decimal | None:
         """The value of one unit of the quote currency in the account's; None if it is not known."""
+        if self._terms.currency is None:
+            return _ONE
         quote = self.quote(instrument)
-        if self._terms.currency is None or quote == self._terms.currency:
+        if quote == self._terms.currency:
             return _ONE
         return self._account.drawdown.rates.get(quote)
 
@@ -93,16 +96,19 @@ def exposure_of(account: Account, valuation: Valuation, profile: Profile, equity
     """Everything held and reserved. ``risk`` needs equity for positions without a stop; without it they count 0."""
     gross = entries = risk = _ZERO
     instruments: set[str] = set()
-    unrated = [instrument for instrument in account.book.positions if valuation.rate(instrument) is None]
-    missing = valuation.quote(min(unrated)) if unrated else None
-    for instrument, _, position in account.book.each():
+    unrated: list[str] = []
+    for instrument, venues in account.book.positions.items():
         instruments.add(instrument)
         rate = valuation.rate(instrument)
         mark = valuation.mark(instrument)
+        if rate is None:
+            unrated.append(instrument)
         if rate is None or mark is None:
             continue
-        gross += valuation.notional(instrument, position.quantity, mark, rate)
-        risk += valuation.position_risk(instrument, position, rate, profile, equity or _ZERO)
+        for position in venues.values():
+            gross += valuation.notional(instrument, position.quantity, mark, rate)
+            risk += valuation.position_risk(instrument, position, rate, profile, equity or _ZERO)
+    missing = valuation.quote(min(unrated)) if unrated else None
     for _, order in working_entries(account):
         instruments.add(order.instrument)
         rate = valuation.rate(order.instrument)

@@ -7,10 +7,11 @@ is observed, and when a check is listed, is fixed by the table in ``schemas/fine
 A *reducing order* is only asked what could make it wrong or impossible; nothing about risk may stop an exit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from msgspec import Struct
 
 from schemas.inputs import Signal
 from schemas.types import AMOUNT_PLACES_OUT
@@ -19,7 +20,7 @@ from streams.core.decode import Event
 from streams.core.drawdown import DAILY, MANUAL, TRAILING, WEEKLY, has_equity
 from streams.core.exposure import Exposure, Valuation, exposure_of, higher_floor, reducible
 from streams.core.routing import NO_VENUE, Venue, exit_venue, venue_of
-from streams.core.rules import HALTED, NO_LISTS, REDUCING, AccountRules, Profile, Rules
+from streams.core.rules import HALTED, NO_LISTS, REDUCING, AccountRules, Lists, Profile, Rules
 from streams.core.state import Account
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
@@ -30,7 +31,7 @@ _SHOWN_AS_ZERO = Decimal(5).scaleb(-AMOUNT_PLACES_OUT - 1)
 Figure = Decimal | int | str | None
 
 
-class Check(NamedTuple):
+class Check(Struct, frozen=True, gc=False):
     """What one check found. Figures are written only where they are published: most checks pass unseen."""
 
     passed: bool
@@ -38,6 +39,22 @@ class Check(NamedTuple):
     limit: Figure
     unit: str
     scope: str
+
+
+_Value = TypeVar("_Value")
+
+
+class lazy(Generic[_Value]):  # noqa: N801  # it is used like a function
+    """Worked out when it is first asked for. ``cached_property`` without its lock: no other thread has the case."""
+
+    def __init__(self, work_out: Callable[[Any], _Value]) -> None:
+        self._work_out = work_out
+        self._name = work_out.__name__
+        self.__doc__ = work_out.__doc__
+
+    def __get__(self, case: "Case", owner: type) -> _Value:
+        value = case.__dict__[self._name] = self._work_out(case)
+        return value
 
 
 class Case:
@@ -52,14 +69,17 @@ class Case:
         self.rules = rules
         self.limits = rules.limits
         self.now_ms = now_ms
-        self.faults = tuple(name for name in Signal.model_fields if name in event.faults)
-        leverage = self.signal.leverage
-        if leverage is not None and not _positive(leverage):
-            self.faults = tuple(name for name in Signal.model_fields if name in event.faults or name == "leverage")
+        self.faults = _faults(event)
         self.known = terms is not None
         self.terms = terms or AccountRules()
         self.profile: Profile = rules.profiles[account.standing.profile or self.terms.profile]
         self.valuation = Valuation(account, self.terms, rules)
+        # Equity to decide on; None while there is none.
+        self.equity = account.drawdown.equity if has_equity(account.drawdown) else None
+        self.price_is_valid = _valid(self.signal.price)
+        self.quantity_is_valid = _valid(self.signal.quantity)
+        # The instrument is known too: the order has a notional.
+        self.priced = self.price_is_valid and self.quantity_is_valid and self.signal.instrument is not None
         self.venue, self.reduces, self.may_reduce = self._route()
         self.state, self.state_scope = lock.imposed_state(
             rules, account.standing, self.venue.name if self.venue.known else None, self.signal.strategy_id
@@ -75,34 +95,28 @@ class Case:
         own = named is None or named in self.terms.venues
         there = reducible(self.account, signal.instrument, signal.side, named) if readable and own else None
         may_reduce = there[1] if there is not None else _ZERO
-        if there is not None and _valid(signal.quantity) and signal.quantity <= may_reduce:
+        if there is not None and self.quantity_is_valid and signal.quantity <= may_reduce:
             return exit_venue(there[0], self.rules), True, may_reduce
         venue = venue_of(named, signal.strategy_id, self.account_id, self.terms, self.rules)
         return venue, False, may_reduce
 
-    @cached_property
-    def equity(self) -> Decimal | None:
-        """Equity to decide on; None while there is none."""
-        state = self.account.drawdown
-        return state.equity if has_equity(state) else None
-
-    @cached_property
+    @lazy
     def drawdown_limits(self) -> dict[str, drawdown.Limit]:
         """The drawdown limits in force, by name; none without equity."""
         if self.equity is None:
             return {}
         return {limit.name: limit for limit in drawdown.limits_of(self.account.drawdown, self.profile)}
 
-    @cached_property
+    @lazy
     def exposure(self) -> Exposure:
         return exposure_of(self.account, self.valuation, self.profile, self.equity)
 
-    @cached_property
+    @lazy
     def rate(self) -> Decimal | None:
         """The rate of the signal's instrument."""
         return None if self.signal.instrument is None else self.valuation.rate(self.signal.instrument)
 
-    @cached_property
+    @lazy
     def missing(self) -> str | None:
         """The input that decisions on risk lack, if any: ``equity`` or a currency."""
         if self.equity is None:
@@ -111,13 +125,7 @@ class Case:
             return self.valuation.quote(self.signal.instrument)
         return self.exposure.missing
 
-    @cached_property
-    def priced(self) -> bool:
-        """Quantity and price are valid and the instrument is known: the order has a notional."""
-        signal = self.signal
-        return signal.instrument is not None and _valid(signal.quantity) and _valid(signal.price)
-
-    @cached_property
+    @lazy
     def notional(self) -> Decimal | None:
         """Of the new order, in the account's currency, at the higher of price and mark."""
         if not self.priced or self.rate is None:
@@ -126,22 +134,33 @@ class Case:
         price = self.valuation.order_price(signal.instrument, signal.price)
         return self.valuation.notional(signal.instrument, signal.quantity, price, self.rate)
 
-    @cached_property
+    @lazy
     def stop_is_right(self) -> bool:
         """A stop below the price of a buy, above that of a sell."""
         signal = self.signal
-        stop = signal.stop_loss
-        if signal.side is None or not _valid(signal.price) or stop is None or not _valid(stop):
+        if signal.side is None or not self.price_is_valid or not _valid(signal.stop_loss):
             return False
-        return bool(stop < signal.price if signal.side == "buy" else stop > signal.price)
+        return bool(signal.stop_loss < signal.price if signal.side == "buy" else signal.stop_loss > signal.price)
 
-    @cached_property
+    @lazy
     def risk(self) -> Decimal | None:
         """What the new order may lose, in the account's currency."""
         signal = self.signal
-        if not self.priced or not self.stop_is_right or self.rate is None or signal.stop_loss is None:
+        if not self.priced or not self.stop_is_right or self.rate is None:
             return None
         return self.valuation.order_risk(signal.instrument, signal.quantity, signal.price, signal.stop_loss, self.rate)
+
+
+_FIELDS = tuple(Signal.model_fields)
+
+
+def _faults(event: Event) -> tuple[str, ...]:
+    """The fields that cannot be read, and a leverage that is no number above 0, in the order of the contract."""
+    leverage = event.body.leverage
+    unusable = leverage is not None and not _positive(leverage)
+    if not event.faults and not unusable:
+        return ()
+    return tuple(name for name in _FIELDS if name in event.faults or (unusable and name == "leverage"))
 
 
 def _positive(amount: Decimal) -> bool:
@@ -153,18 +172,17 @@ def _valid(amount: Decimal | None) -> bool:
     return amount is not None and amount.is_finite() and amount > _SHOWN_AS_ZERO
 
 
-Found = Check | Iterator[Check] | None
+Found = Check | list[Check] | None
 
 
 # -- the signal itself ---------------------------------------------------------------------------------------------
 
 
-def invalid_signal(case: Case) -> Iterator[Check]:
+def invalid_signal(case: Case) -> Found:
     """Every field can be read; leverage, if asked for, is a number above 0."""
     if not case.faults:
-        yield Check(True, None, None, "name", "signal")
-    for field in case.faults:
-        yield Check(False, field, None, "name", "signal")
+        return Check(True, None, None, "name", "signal")
+    return [Check(False, field, None, "name", "signal") for field in case.faults]
 
 
 def unknown_account(case: Case) -> Check:
@@ -196,7 +214,7 @@ def invalid_price(case: Case) -> Check | None:
     price, stop = case.signal.price, case.signal.stop_loss
     if price is None or "stop_loss" in case.faults:
         return None
-    bad = price if not _valid(price) else stop if stop is not None and not _valid(stop) else None
+    bad = price if not case.price_is_valid else stop if stop is not None and not _valid(stop) else None
     return Check(bad is None, price if bad is None else bad, "0", "amount", "signal")
 
 
@@ -205,7 +223,7 @@ def invalid_quantity(case: Case) -> Check | None:
     quantity = case.signal.quantity
     if quantity is None:
         return None
-    return Check(_valid(quantity), quantity, "0", "amount", "signal")
+    return Check(case.quantity_is_valid, quantity, "0", "amount", "signal")
 
 
 # -- permission ----------------------------------------------------------------------------------------------------
@@ -239,12 +257,13 @@ def rollout_phase(case: Case) -> Check | None:
 
 def _locked_by(reason: str) -> Callable[[Case], Check]:
     unit = "name" if reason == MANUAL else "fraction"
+    free = Check(True, None, None, unit, "account")
 
     def check(case: Case) -> Check:
         for one in case.account.standing.locks:
             if one.reason == reason:
                 return Check(False, one.observed, one.limit, unit, "account")
-        return Check(True, None, None, unit, "account")
+        return free
 
     check.__doc__ = f"The account is not locked by {reason}."
     return check
@@ -263,19 +282,24 @@ def strategy_blacklisted(case: Case) -> Check | None:
     strategy = case.signal.strategy_id
     if strategy is None:
         return None
-    lists = case.rules.lists
-    listed = any(strategy in lists.get(scope, NO_LISTS).blacklist for scope in ("", case.profile.name))
+    everywhere, here = _lists(case)
+    listed = strategy in everywhere.blacklist or strategy in here.blacklist
     return Check(not listed, strategy, None, "name", "strategy")
 
 
 def strategy_not_whitelisted(case: Case) -> Check | None:
     """On every whitelist that applies; an empty one allows all."""
     strategy = case.signal.strategy_id
-    lists = case.rules.lists
-    whitelists = [whitelist for scope in ("", case.profile.name) if (whitelist := lists.get(scope, NO_LISTS).whitelist)]
+    whitelists = [lists.whitelist for lists in _lists(case) if lists.whitelist]
     if strategy is None or not whitelists:
         return None
     return Check(all(strategy in one for one in whitelists), strategy, None, "name", "strategy")
+
+
+def _lists(case: Case) -> tuple[Lists, Lists]:
+    """The global lists and the profile's."""
+    lists = case.rules.lists
+    return lists.get("", NO_LISTS), lists.get(case.profile.name, NO_LISTS)
 
 
 # -- venue ---------------------------------------------------------------------------------------------------------
@@ -348,15 +372,17 @@ def spot_only(case: Case) -> Check | None:
     return Check(case.signal.side == "buy", case.signal.side, "buy", "name", "signal")
 
 
-def leverage_exceeded(case: Case) -> Iterator[Check]:
+def leverage_exceeded(case: Case) -> list[Check]:
     """Asked leverage, and gross notional with reservations and this order over equity, within the profile's."""
     limit = case.profile.max_leverage
     asked = case.signal.leverage
+    checks: list[Check] = []
     if asked is not None and _positive(asked):
-        yield Check(asked <= limit, asked, limit, "multiple", "signal")
+        checks.append(Check(asked <= limit, asked, limit, "multiple", "signal"))
     if case.missing is None and case.equity is not None and case.notional is not None:
         total = case.exposure.gross + case.exposure.entries + case.notional
-        yield _of_equity(total, limit, case.equity, "multiple", "account")
+        checks.append(_of_equity(total, limit, case.equity, "multiple", "account"))
+    return checks
 
 
 def max_open_positions(case: Case) -> Check | None:
@@ -371,7 +397,7 @@ def max_open_positions(case: Case) -> Check | None:
 def stop_loss_required(case: Case) -> Check | None:
     """An entry has a stop on the right side of its price."""
     signal = case.signal
-    if not _valid(signal.price) or signal.side is None or "stop_loss" in case.faults:
+    if not case.price_is_valid or signal.side is None or "stop_loss" in case.faults:
         return None
     return Check(case.stop_is_right, signal.stop_loss, signal.price, "amount", "signal")
 
@@ -405,7 +431,7 @@ def notional_per_order(case: Case) -> Check | None:
 def price_collar(case: Case) -> Check | None:
     """The price is near the mark."""
     limit, signal = case.limits.price_collar, case.signal
-    if limit is None or signal.instrument is None or not _valid(signal.price):
+    if limit is None or signal.instrument is None or not case.price_is_valid:
         return None
     mark = case.valuation.mark(signal.instrument)
     if mark is None:
@@ -480,18 +506,17 @@ RULES = (
     Rule("RATE_LIMIT_EXCEEDED", rate_limit),
 )
 CODES = tuple(rule.code for rule in RULES)
+_OF_STRANGERS = tuple(rule for rule in RULES if not rule.accounts)
+_OF_EXITS = tuple(rule for rule in RULES if rule.exits)
 
 
-def inspect(case: Case) -> Iterator[tuple[str, Check]]:
+def inspect(case: Case) -> list[tuple[str, Check]]:
     """Every check that applies to the case, in order, with its code."""
-    for rule in RULES:
-        if (case.reduces and not rule.exits) or (rule.accounts and not case.known):
-            continue
-        found = rule.check(case)
-        if found is None:
-            continue
-        if isinstance(found, Check):
-            yield rule.code, found
-        else:
-            for check in found:
-                yield rule.code, check
+    checks: list[tuple[str, Check]] = []
+    for code, check, _, _ in _OF_STRANGERS if not case.known else _OF_EXITS if case.reduces else RULES:
+        found = check(case)
+        if isinstance(found, list):
+            checks += [(code, one) for one in found]
+        elif found is not None:
+            checks.append((code, found))
+    return checks
