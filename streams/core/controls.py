@@ -47,7 +47,7 @@ def obey(event: Event, account: Account, situation: Situation) -> Outcome:
         done = _COMMANDS[command.type](command, account, situation)
     except RefusedError as refusal:
         return Outcome(account, (situation.dead_letter("COMMAND_REFUSED", str(refusal)),), remember)
-    return done._replace(remember=(*remember, *done.remember))
+    return replace(done, remember=(*remember, *done.remember))
 
 
 def _check_form(event: Event) -> None:

@@ -7,9 +7,10 @@ answers each differently: not an object at all (``MALFORMED``), unreadable field
 import json
 import re
 from decimal import Decimal, InvalidOperation
-from typing import Any, NamedTuple
+from typing import Any
 
 import jiter
+from msgspec import Struct
 from pydantic import ValidationError
 
 from schemas.inputs import MODELS, read_fields
@@ -20,7 +21,7 @@ _VALIDATE = {topic: model.__pydantic_validator__.validate_python for topic, mode
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
-class Event(NamedTuple):
+class Event(Struct, frozen=True, gc=False):
     """One record, read as far as it can be.
 
     ``body`` is the topic's model; in one with ``faults`` the unreadable fields are None. It is None when the value is

@@ -7,10 +7,11 @@ new period with itself as base, so no loss falls between two days.
 Comparisons are made by products of the original figures, never on a rounded quotient.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import NamedTuple
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.inputs import Pnl
@@ -59,7 +60,7 @@ class Breached(NamedTuple):
     period_start_ms: int | None  # None: trailing
 
 
-class Marked(NamedTuple):
+class Marked(Struct, frozen=True, gc=False):
     """The outcome of one usable update."""
 
     drawdown: Drawdown
@@ -255,7 +256,7 @@ def _extend(period: Period, equity: Decimal) -> Period:
 # -- testing -------------------------------------------------------------------------------------------------------
 
 
-class Limit(NamedTuple):
+class Limit(Struct, frozen=True, gc=False):
     """One limit of the profile with the base that it is measured from."""
 
     name: str
@@ -264,13 +265,16 @@ class Limit(NamedTuple):
     start_ms: int | None = None
 
 
-def limits_of(state: Drawdown, profile: Profile) -> Iterator[Limit]:
+def limits_of(state: Drawdown, profile: Profile) -> tuple[Limit, ...]:
     """The limits in force, in the order daily, weekly, trailing; none before the first update."""
-    if state.day is not None and state.week is not None and state.hwm is not None:
-        yield Limit(DAILY, state.day.base, profile.max_daily_drawdown, state.day.start_ms)
-        yield Limit(WEEKLY, state.week.base, profile.max_weekly_drawdown, state.week.start_ms)
-        if profile.max_trailing_drawdown is not None:
-            yield Limit(TRAILING, state.hwm, profile.max_trailing_drawdown)
+    day, week, hwm = state.day, state.week, state.hwm
+    if day is None or week is None or hwm is None:
+        return ()
+    daily = Limit(DAILY, day.base, profile.max_daily_drawdown, day.start_ms)
+    weekly = Limit(WEEKLY, week.base, profile.max_weekly_drawdown, week.start_ms)
+    if profile.max_trailing_drawdown is None:
+        return daily, weekly
+    return daily, weekly, Limit(TRAILING, hwm, profile.max_trailing_drawdown)
 
 
 def has_equity(state: Drawdown) -> bool:
@@ -355,7 +359,8 @@ def _test(state: Drawdown, account: AccountRules, profile: Profile) -> tuple[Dra
     breached: list[Breached] = []
     if state.unfunded:
         return state, warned, breached
-    day, week = state.day, state.week
+    equity, day, week = state.equity, state.day, state.week
+    assert equity is not None
     assert day is not None
     assert week is not None
     trailing_warned, trailing_breaches = state.trailing_warned, 0
@@ -366,12 +371,13 @@ def _test(state: Drawdown, account: AccountRules, profile: Profile) -> tuple[Dra
             told, count = week.warned, week.breaches
         else:
             told, count = state.trailing_warned, state.trailing_breaches
-        tiers = _crossed(state, limit, told, account, profile)
+        lost = equity < limit.base or equity <= 0
+        tiers = _crossed(state, limit, told, account, profile) if lost else ()
         if tiers:
             drawdown = drawdown_from(state, limit.base, account)
             warned += [Warned(limit.name, tier, drawdown, limit.limit) for tier in tiers]
             told = (*told, *tiers)
-        if is_breached(state, limit, account, profile):
+        if lost and is_breached(state, limit, account, profile):
             count = min(count + 1, profile.confirmations)
             if count == profile.confirmations:
                 breached.append(_breach(state, limit, account))
@@ -407,14 +413,13 @@ def _crossed(
     state: Drawdown, limit: Limit, told: tuple[Decimal, ...], account: AccountRules, profile: Profile
 ) -> tuple[Decimal, ...]:
     """The tiers that the drawdown has reached and that were not told yet, rising."""
-    assert state.equity is not None
-    if limit.base <= state.equity > 0:
-        return ()
-    return tuple(
-        tier
-        for tier in sorted(set(profile.warning))
-        if tier not in told and reaches(state, limit.base, tier * limit.limit, account)
-    )
+    crossed: list[Decimal] = []
+    for tier in sorted(profile.warning):
+        if not reaches(state, limit.base, tier * limit.limit, account):
+            break
+        if tier not in told and tier not in crossed:
+            crossed.append(tier)
+    return tuple(crossed)
 
 
 # -- unlocking -----------------------------------------------------------------------------------------------------

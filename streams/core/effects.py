@@ -5,7 +5,9 @@ Rules return ``Outcome``; :mod:`streams.core.step` puts the records in their ord
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from schemas.types import write_time
 from streams.core.outputs import dead_letter_body
@@ -25,7 +27,7 @@ class Rank(IntEnum):
     DECISION = 5
 
 
-class Note(NamedTuple):
+class Note(Struct, frozen=True, gc=False):
     """A record to publish, before it has its ids and its basis."""
 
     rank: Rank
@@ -33,7 +35,7 @@ class Note(NamedTuple):
     body: dict[str, Any]
 
 
-class Outcome(NamedTuple):
+class Outcome(Struct, frozen=True, gc=False):
     """The account after a record, what to publish and which ids to remember."""
 
     account: Account
@@ -44,7 +46,7 @@ class Outcome(NamedTuple):
 Recall = Callable[[bytes], Remembered | None]
 
 
-class Situation(NamedTuple):
+class Situation(Struct, frozen=True, gc=False):
     """What every rule may know of the moment: the record, its account, the rules in force and now."""
 
     record: Record

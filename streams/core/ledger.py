@@ -51,7 +51,7 @@ def apply_fill(event: Event, account: Account, situation: Situation) -> Outcome:
     if fill.quantity > 0:
         book = moved(book, fill, venue, _stop_of(origin, fill))
     remember = (situation.remember("fill", fill.fill_id, fill.fill_id, fill.filled_at), *remember)
-    return Outcome(account._replace(book=book, orders=orders), notes, remember)
+    return Outcome(Account(account.standing, account.drawdown, book, orders), notes, remember)
 
 
 def unusable_fill(account: Account, situation: Situation, reason: str, fault: str) -> Outcome:

@@ -20,7 +20,7 @@ A lock is answered by its own reject codes, so the state that :func:`imposed_sta
 account shows to the world (:func:`shown_state`) includes it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -46,8 +46,10 @@ def held(standing: Standing) -> frozenset[str]:
     return frozenset(lock.reason for lock in standing.locks)
 
 
-def with_breaches(standing: Standing, breached: Iterable[Breached], now_ms: int) -> tuple[Standing, tuple[Lock, ...]]:
+def with_breaches(standing: Standing, breached: Sequence[Breached], now_ms: int) -> tuple[Standing, tuple[Lock, ...]]:
     """Add the reasons that are new; also the locks that were added, in the order daily, weekly, trailing."""
+    if not breached:
+        return standing, ()
     holding = held(standing)
     added = tuple(
         Lock(one.reason, now_ms, one.drawdown, one.limit, one.base, one.period_start_ms)

@@ -7,7 +7,10 @@ replay, the simulation and every test call this one function.
 
 from collections.abc import Callable
 from decimal import Context, localcontext
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas.inputs import Pnl
 from schemas.types import write_amount, write_time
@@ -40,7 +43,7 @@ ARITHMETIC = Context(prec=100)
 Basis = dict[str, Any]
 
 
-class Step(NamedTuple):
+class Step(Struct, frozen=True, gc=False):
     """What one record did. ``account`` is the same object where nothing changed."""
 
     account: Account
@@ -72,6 +75,8 @@ def _unreadable(event: Event, account_id: str | None, rules: Rules) -> Output | 
     """The dead letter of a record that concerns no account that Tidegate could answer for."""
     record, body = event.record, event.body
     known = account_id is not None and account_id in rules.accounts
+    if known and not event.faults and event.malformed is None:
+        return None
     if event.malformed is not None:
         if known and record.topic in (FILLS, PNL):
             return None
@@ -101,7 +106,7 @@ def _apply(event: Event, account: Account, situation: Situation) -> Outcome:
     outcome = _HANDLERS[event.record.topic](event, account._replace(orders=orders), situation)
     if any(note.topic == DEAD_LETTERS for note in outcome.notes):
         return _HANDLERS[event.record.topic](event, account, situation)
-    return outcome._replace(notes=late + outcome.notes)
+    return replace(outcome, notes=late + outcome.notes)
 
 
 def _fill(event: Event, account: Account, situation: Situation) -> Outcome:
@@ -115,23 +120,25 @@ def _fill(event: Event, account: Account, situation: Situation) -> Outcome:
 def _pnl(event: Event, account: Account, situation: Situation) -> Outcome:
     """An equity mark: what it closes, warns of and locks."""
     update: Pnl = event.body
-    state = account.drawdown
+    state, terms = account.drawdown, situation.terms
     if event.malformed is not None:
         return _equity_missing(account, situation, "MALFORMED", f"value {event.malformed}")
+    faults = event.faults
     for field in ("account_id", "sequence"):
-        if field in event.faults:
-            return _equity_missing(account, situation, "SCHEMA", f"{field} {event.faults[field]}")
+        if field in faults:
+            return _equity_missing(account, situation, "SCHEMA", f"{field} {faults[field]}")
     if state.sequence is not None and update.sequence <= state.sequence:
         detail = f"sequence {update.sequence} is not above {state.sequence}, the account's last"
         return Outcome(account, (situation.dead_letter("STALE_SEQUENCE", detail),))
-    fault = next((f"{field} {text}" for field, text in event.faults.items()), None)
-    if fault is None:
-        fault = drawdown.unusable(update, situation.terms, situation.now_ms)
+    if faults:
+        fault: str | None = "{} {}".format(*next(iter(faults.items())))
+    else:
+        fault = drawdown.unusable(update, terms, situation.now_ms)
     if fault is not None:
         lost = drawdown.without_equity(state, update.sequence, update.cash_flow)
         return Outcome(account._replace(drawdown=lost), (situation.dead_letter("SCHEMA", fault),))
     profile = situation.profile_of(account)
-    marked = drawdown.mark(state, update, situation.terms, profile)
+    marked = drawdown.mark(state, update, terms, profile)
     standing, locks = with_breaches(account.standing, marked.breached, situation.now_ms)
     account = Account(standing, marked.drawdown, account.book, account.orders)
     if not (marked.closed or marked.warned or locks):
