@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from schemas.types import Amount, Id, Text, Time
+from schemas.types import SHORT_CUT, Amount, Id, Text, Time
 
 Side = Literal["buy", "sell"]
 OrderStatus = Literal["partially_filled", "filled", "cancelled", "rejected", "expired"]
@@ -143,7 +143,8 @@ def read_fields(model: type[Input], raw: dict[str, Any]) -> tuple[Any, dict[str,
 
 def _say(error: ValidationError) -> str:
     """The first error of a field, with the place inside of it and the value, in one sentence."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    errors = error.errors(include_url=False, include_context=False)
+    first = next(one for one in errors if one["loc"][-1:] != (SHORT_CUT,))
     place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or not part.endswith("]"))
     message = first["msg"].removeprefix("Value error, ")
     if message[:3] not in ("is ", "has"):

@@ -6,12 +6,14 @@ the field. Nothing here passes through binary floating point.
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, PlainSerializer, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, GetPydanticSchema, PlainSerializer, StringConstraints, WithJsonSchema
+from pydantic_core import core_schema
 
 AMOUNT_DIGITS_MAX = 40
 AMOUNT_CHARS_MAX = 64
@@ -25,6 +27,7 @@ _AMOUNT = re.compile(
     r"[+-]?(?:(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?|nan|inf(?:inity)?)", re.IGNORECASE | re.ASCII
 )
 _PLAIN = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,12})?", re.ASCII)
+_PLAIN_TIME = r"(?:19[7-9]|2[0-9]{2})[0-9]-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?Z"
 _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII
 )
@@ -32,7 +35,6 @@ _ZERO = Decimal(0)
 _QUANTUM_OUT = Decimal(1).scaleb(-AMOUNT_PLACES_OUT)
 _ROUNDING_OUT = Context(prec=400, rounding=ROUND_HALF_EVEN)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 def read_amount(value: object) -> Decimal:
@@ -97,10 +99,19 @@ def read_time(value: object) -> int:
         raise ValueError("is not a date of the calendar; write it as '2017-12-19T11:00:00Z'") from None
     if not 1970 <= instant.year < 3000:
         raise ValueError("is outside the years 1970 to 2999")
-    milliseconds = (instant - _EPOCH) // _MILLISECOND
+    milliseconds = _milliseconds(instant)
     if milliseconds < 0:
         raise ValueError("is outside the years 1970 to 2999")
     return milliseconds
+
+
+def _milliseconds(instant: datetime) -> int:
+    since = instant - _EPOCH
+    return since.days * 86_400_000 + since.seconds * 1_000 + since.microseconds // 1_000
+
+
+def _read_plain_time(text: str) -> int:
+    return _milliseconds(datetime.fromisoformat(text))
 
 
 @lru_cache(maxsize=4096)
@@ -128,16 +139,31 @@ def _within_bytes(limit: int) -> Any:
     return check
 
 
+SHORT_CUT = "short cut"
+
+
+def _reader(pattern: str, make: Callable[[str], Any], read: Callable[[object], Any]) -> GetPydanticSchema:
+    """What ``read`` reads, and its errors. A string that matches ``pattern`` takes the short cut ``make``.
+
+    That gives what ``read`` would, or raises ValueError; that error has :data:`SHORT_CUT` as its last place.
+    """
+    plain = core_schema.str_schema(pattern=f"^(?:{pattern})$", strict=True)
+    short_cut = core_schema.no_info_after_validator_function(make, plain)
+    whole = core_schema.no_info_plain_validator_function(read)
+    either = core_schema.union_schema([(short_cut, SHORT_CUT), whole], mode="left_to_right")
+    return GetPydanticSchema(lambda _source, _handler: either)
+
+
 Amount = Annotated[
     Decimal,
-    PlainValidator(read_amount),
+    _reader(_PLAIN.pattern, Decimal, read_amount),
     PlainSerializer(write_amount, return_type=str),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}]}, mode="validation"),
     WithJsonSchema({"type": "string", "format": "decimal"}, mode="serialization"),
 ]
 Time = Annotated[
     int,
-    PlainValidator(read_time),
+    _reader(_PLAIN_TIME, _read_plain_time, read_time),
     PlainSerializer(write_time, return_type=str),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]

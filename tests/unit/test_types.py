@@ -1,14 +1,16 @@
 """The scalars of the wire: amounts, times, ids (contract, section 1 and fine print, *Reading*)."""
 
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.types import Id, Text, read_amount, read_time, write_amount, write_time
+from schemas.inputs import Pnl, read_fields
+from schemas.types import SHORT_CUT, Amount, Id, Text, Time, read_amount, read_time, write_amount, write_time
 
 # -- amounts -------------------------------------------------------------------------------------------------------
 
@@ -165,6 +167,62 @@ def test_unreadable_times(value: Any) -> None:
 @given(st.integers(min_value=0, max_value=32_503_679_999_999))
 def test_milliseconds_come_back(milliseconds: int) -> None:
     assert read_time(write_time(milliseconds)) == milliseconds
+
+
+# -- short cuts ----------------------------------------------------------------------------------------------------
+
+_AMOUNTS = st.from_regex(r"[+-]?[0-9]{0,17}(\.[0-9]{0,14})?([eE][+-]?[0-9]{1,2})?[ \n]?", fullmatch=True)
+_TIMES = st.from_regex(
+    r"(19[67]|20|29|30)[0-9]{1,2}-[01][0-9]-[0-3][0-9][Tt ][012][0-9]:[0-6][0-9]:[0-6][0-9](\.[0-9]{0,8})?"
+    r"([Zz]|\+0[0-2]:00)?\n?",
+    fullmatch=True,
+)
+
+
+def outcome(read: Callable[[str], Any], text: str) -> str:
+    """What is read, to the last zero; ``refused`` where nothing is."""
+    try:
+        return repr(read(text))
+    except ValueError:
+        return "refused"
+
+
+@given(_AMOUNTS)
+@example("0.00")
+@example("-0")
+@example("999999999999999.999999999999")
+@example("1\n")
+@example("٣")
+def test_a_field_reads_the_amounts_that_read_amount_reads(text: str) -> None:
+    assert outcome(TypeAdapter(Amount).validate_python, text) == outcome(read_amount, text)
+
+
+@given(_TIMES)
+@example("1970-01-01T00:00:00Z")
+@example("1969-12-31T23:59:59.999Z")
+@example("2999-12-31T23:59:59.9999999Z")
+@example("3000-01-01T00:00:00Z")
+@example("2017-02-29T00:00:00Z")
+@example("2017-12-19T11:00:00Z\n")
+@example("2017-12-19T11:00:00.1239Z")
+def test_a_field_reads_the_times_that_read_time_reads(text: str) -> None:
+    assert outcome(TypeAdapter(Time).validate_python, text) == outcome(read_time, text)
+
+
+def test_what_is_wrong_is_said_in_the_words_of_the_whole_reader() -> None:
+    raw = {
+        "account_id": "a",
+        "sequence": 1,
+        "equity": "1_0",
+        "marks": {SHORT_CUT: "x"},
+        "as_of": "2017-02-30T00:00:00Z",
+    }
+    _, faults = read_fields(Pnl, raw)
+    assert faults == {
+        "equity": "'1_0' is not a decimal number; write it as a plain string such as '16500.25'",
+        "marks": f"[{SHORT_CUT}] 'x' is not a decimal number; write it as a plain string such as '16500.25'",
+        "as_of": "'2017-02-30T00:00:00Z' is not a date of the calendar; write it as '2017-12-19T11:00:00Z'",
+    }
 
 
 # -- ids and texts -------------------------------------------------------------------------------------------------
