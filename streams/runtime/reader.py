@@ -237,7 +237,10 @@ class Reader(Service):
         if self._bounds is not None:
             self._bounds.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            _, pending = await asyncio.wait(tasks, timeout=self._settings.batch_deadline_ms / 1000)
+            if pending:
+                names = ", ".join(sorted(task.get_name() for task in pending))
+                await self.fail(ReaderError(f"{names}: not released before the deadline; what is under way is unknown"))
             for runner in runners:
                 self._metrics.partitions.pop(runner.number, None)
             log.info("released partitions %s", sorted(runner.number for runner in runners))
@@ -360,7 +363,6 @@ class Reader(Service):
 
     async def _serve(self, runner: _Runner, partition: Partition) -> None:
         while not runner.stopping:
-            await partition.settle()
             runner.wake.clear()
             records = await self._take(runner)
             unreported = self._unreported(partition)
@@ -370,6 +372,8 @@ class Reader(Service):
                 runner.handed_out = False
                 runner.batches += 1
                 self._note(runner, partition)
+                # Before the next look at ``stopping``: who stops the runner meanwhile wakes nobody.
+                await partition.settle()
             else:
                 await self._wait(runner)
 

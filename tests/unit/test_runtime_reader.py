@@ -81,13 +81,15 @@ class FakePartition:
         self.batches: list[dict[str, int]] = []
         self.opening = asyncio.Event()
         self.opening.set()
+        self.settled = asyncio.Event()
+        self.settled.set()
         self.closed = False
 
     async def open(self) -> None:
         await self.opening.wait()
 
     async def settle(self) -> None:
-        """At once."""
+        await self.settled.wait()
 
     async def process(self, records: Any, _rules: Rules, _unreported: object) -> None:
         self.batches.append({topic: len(part) for topic, part in records.items()})
@@ -262,6 +264,33 @@ async def test_full_queues_pause_their_topic_and_low_ones_resume_it(bench: Bench
 
 async def is_applied(partition: FakePartition, offset: int) -> None:
     await wait_for(lambda: partition.offsets.get(PNL) == offset, 5, f"offset {offset}")
+
+
+async def test_a_partition_that_settles_is_released_as_soon_as_it_has(bench: Bench) -> None:
+    await bench.serve(0)
+    partition = bench.partitions[0]
+    partition.settled.clear()
+    bench.put(PNL, [0])
+    await is_applied(partition, 0)
+    releasing = asyncio.create_task(bench.reader.release())
+    await asyncio.sleep(0)
+    partition.settled.set()
+    await asyncio.wait_for(releasing, 5)
+    assert partition.closed
+
+
+async def test_a_partition_that_is_not_released_in_time_ends_the_worker() -> None:
+    bench = Bench(batch_deadline_ms=100)
+    await bench.serve(0)
+    partition = bench.partitions[0]
+    partition.settled.clear()
+    bench.put(PNL, [0])
+    await is_applied(partition, 0)
+    await asyncio.wait_for(bench.reader.release(), 5)
+    assert str(bench.reader.crash_reason) == (
+        "partition 0: not released before the deadline; what is under way is unknown"
+    )
+    partition.settled.set()
 
 
 async def test_releasing_closes_all_also_those_that_are_still_opening(bench: Bench) -> None:
