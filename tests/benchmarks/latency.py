@@ -41,8 +41,8 @@ class Size(NamedTuple):
     bursts: int
 
 
-FULL = Size(seconds=20, warm_up_s=3, rounds=5, idle_probes=100, bursts=4)
-QUICK = Size(seconds=5, warm_up_s=1, rounds=5, idle_probes=30, bursts=2)
+FULL = Size(seconds=20, warm_up_s=6, rounds=5, idle_probes=100, bursts=4)
+QUICK = Size(seconds=5, warm_up_s=3, rounds=5, idle_probes=30, bursts=2)
 
 
 def run(size: Size) -> dict[str, Any]:
