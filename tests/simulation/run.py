@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
@@ -235,25 +236,27 @@ class _Sequential:
                 self.ids[change.key] = decode_remembered(change.value)
 
 
-def check(topic: Topic, inputs: Mapping[str, Sequence[Record]], disk: MemoryStore) -> None:
-    """What is committed is what one undisturbed process would have made of the journal's batches. Raises Harm."""
+def check(topic: Topic, inputs: Mapping[str, Sequence[Record]], disk: MemoryStore, number: int = 0) -> None:
+    """What is committed is what one undisturbed process would have made of the journal's batches. Raises Harm.
+
+    ``inputs``: all records of partition ``number``, in offset order; transaction markers between them are left out.
+    """
     state = _Sequential()
     expected: list[Output] = []
-    applied = dict.fromkeys(INPUTS, -1)
+    left = {name: deque(records) for name, records in inputs.items()}
     for entry in topic.journal:
         batch: dict[str, Sequence[Record]] = {}
         written = orjson.loads(entry)
         ranges: dict[str, Any] = written["offsets"]
         for name, (first, last) in ranges.items():
-            if first != applied[name] + 1:
-                raise Harm(f"{name}: {first} follows {applied[name]}")
-            applied[name] = last
-            batch[name] = inputs[name][first : last + 1]
-        commit = fold(Batch(0, batch, read_time(written["now"])), state, RULES, lambda _account_id: 0)
+            queue = left[name]
+            if not queue or first != queue[0].offset:
+                raise Harm(f"{name}: {first} was applied where {queue[0].offset if queue else 'nothing'} was next")
+            batch[name] = [queue.popleft() for _ in range(sum(one.offset <= last for one in queue))]
+        commit = fold(Batch(number, batch, read_time(written["now"])), state, RULES, lambda _account_id: number)
         state.take(commit)
         expected += commit.outputs
-    lost = [name for name, records in inputs.items() if applied[name] + 1 < len(records)]
-    if lost:
+    if lost := [name for name, records in left.items() if records]:
         raise Harm(f"never applied: {lost}")
     if topic.outputs != expected:
         raise Harm("decisions differ from those of an undisturbed run")

@@ -241,8 +241,9 @@ class Disks:
         self._disks = [*self._disks[-3:], copy.deepcopy(disk)]
 
 
-def desk(random: Random, count: int) -> dict[str, list[Record]]:
-    """What a small desk sent, by topic: marks that sink and recover, signals with repeats, fills, locks and unlocks."""
+def desk(random: Random, count: int, number: int = 0) -> dict[str, list[Record]]:
+    """What a small desk sent to one partition, by topic: marks that sink and recover, signals with repeats, fills,
+    locks and unlocks."""
     topics: dict[str, list[Record]] = {"controls": [], "fills": [], "pnl": [], "signals": []}
     sent: list[dict[str, object]] = []
     make: Mapping[str, Callable[[str, int], dict[str, object]]] = {
@@ -273,7 +274,7 @@ def desk(random: Random, count: int) -> dict[str, list[Record]]:
             sent.append(value)
         records = topics[topic]
         payload = orjson.dumps(value) if random.random() > 0.03 else b"{"
-        records.append(Record(topic, 0, len(records), at_ms, account.encode(), payload))
+        records.append(Record(topic, number, len(records), at_ms, account.encode(), payload))
     return topics
 
 
