@@ -362,8 +362,8 @@ class _Worker:
         await asyncio.wait([*gate, *ends])
         if self._reader.crashed:
             self._judge_crash(self._reader.crash_reason)
-        if left := [task for task in self.process.tasks if task is not asyncio.current_task()]:
-            self._harm(f"stopped, and left behind: {sorted(task.get_name() for task in left)}")
+        if left := self.process.running():
+            self._harm(f"stopped, and left behind: {left}")
         if lent := sorted(self._stores._lent):
             self._harm(f"stopped, and did not hand back the stores {lent}")
 
@@ -464,7 +464,7 @@ class _Worker:
             self._harm(f"let go only after {took_s:.1f} s")
         if self._under_way:
             self._harm(f"has let go, and decides on: partitions {sorted(self._under_way)}")
-        if left := sorted(task.get_name() for task in self.process.tasks if task.get_name().startswith("partition ")):
+        if left := [name for name in self.process.running() if name.startswith("partition ")]:
             self._harm(f"has let go, and left behind: {left}")
 
     def _moment(self, number: int) -> str:

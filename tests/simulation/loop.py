@@ -24,7 +24,7 @@ class Process:
         self.is_frozen = False
         self.is_dead = False
         self.tasks: dict[asyncio.Task[Any], None] = {}
-        """Those that have not ended, oldest first."""
+        """Those that have not ended, oldest first; some of them may have just now."""
         self.frozen_s = 0.0
         """How long it has been frozen up to now, all in all, s."""
         self._frozen_at_s = 0.0
@@ -60,6 +60,10 @@ class Process:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=1)
+
+    def running(self) -> list[str]:
+        """The names of its tasks that have not ended, but for the one that asks."""
+        return sorted(task.get_name() for task in self.tasks if not task.done() and task is not asyncio.current_task())
 
     def hold(self, handle: asyncio.Handle) -> None:
         """Keep a handle that came due while it is frozen."""
