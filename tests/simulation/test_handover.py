@@ -53,6 +53,7 @@ class Mended(Reader):
             await asyncio.wait(self._leaving)
 
 
+@pytest.mark.timeout(60 + SEEDS)
 def test_every_partition_is_let_go_and_taken_over_whole_whatever_happens_whenever() -> None:
     struck: Counter[str] = Counter()
     for seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
