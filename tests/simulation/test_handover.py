@@ -1,6 +1,5 @@
 """Hundreds of seeded lives of a consumer group, and proof that broken readers are seen."""
 
-import asyncio
 import logging
 import os
 from collections import Counter
@@ -31,34 +30,12 @@ def _silence() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-class Mended(Reader):
-    """Lets go once, however often it is told to, and takes nothing over once it stops."""
-
-    _leaving: Sequence[asyncio.Task[None]] = ()
-
-    def assign(self, assigned: Iterable[TopicPartition]) -> None:
-        places = list(assigned)
-        if not self.should_stop:
-            return super().assign(places)
-        self.consumer.pause(*places)
-        for place in places:
-            self.consumer.seek(place, 0)
-        return None
-
-    async def release(self) -> None:
-        tasks = [*self._leaving, *(runner.task for runner in self._runners.values() if runner.task is not None)]
-        self._leaving = [task for task in tasks if not task.done()]
-        await super().release()
-        if self._leaving and not self.crashed:
-            await asyncio.wait(self._leaving)
-
-
 @pytest.mark.timeout(60 + SEEDS)
 def test_every_partition_is_let_go_and_taken_over_whole_whatever_happens_whenever() -> None:
     struck: Counter[str] = Counter()
     for seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
         try:
-            struck.update(simulate(seed, Mended).struck)
+            struck.update(simulate(seed).struck)
         except Exception as error:
             again = f"TIDEGATE_SIMULATION_SEED={seed} TIDEGATE_SIMULATION_SEEDS=1 python -m pytest {__file__}"
             raise AssertionError(f"seed {seed}: {error}\nagain: {again}") from error
@@ -67,10 +44,10 @@ def test_every_partition_is_let_go_and_taken_over_whole_whatever_happens_wheneve
 
 
 def test_a_seed_decides_everything() -> None:
-    assert simulate(FIRST_SEED, Mended).story == simulate(FIRST_SEED, Mended).story
+    assert simulate(FIRST_SEED).story == simulate(FIRST_SEED).story
 
 
-class LooksTooEarly(Mended):
+class LooksTooEarly(Reader):
     """Awaits something between its look at ``stopping`` and the clearing of the event that would wake it."""
 
     async def _serve(self, runner: _Runner, partition: Partition) -> None:
@@ -89,7 +66,7 @@ class LooksTooEarly(Mended):
                 await self._wait(runner)
 
 
-class ReadsBeforeItSeeks(Mended):
+class ReadsBeforeItSeeks(Reader):
     """Has partitions fetched from the moment on at which they are assigned."""
 
     def assign(self, assigned: Iterable[TopicPartition]) -> None:
@@ -98,7 +75,7 @@ class ReadsBeforeItSeeks(Mended):
         self.consumer.resume(*places)
 
 
-class SeeksLate(Mended):
+class SeeksLate(Reader):
     """Serves from wherever the consumer is, and seeks when it has looked where to."""
 
     async def _resume(self, runner: _Runner, partition: Partition) -> None:
@@ -107,7 +84,7 @@ class SeeksLate(Mended):
         await super()._resume(runner, partition)
 
 
-class LeavesBatchesBehind(Mended):
+class LeavesBatchesBehind(Reader):
     """Does not wait for the batch that the gate is at."""
 
     async def release(self) -> None:
@@ -117,7 +94,7 @@ class LeavesBatchesBehind(Mended):
         await super().release()
 
 
-class ReadsOnWhileItStops(Mended):
+class ReadsOnWhileItStops(Reader):
     """Does not look at ``stopping`` where it has queues filled again."""
 
     async def _take(self, runner: _Runner) -> Mapping[str, Sequence[Record]]:
@@ -128,7 +105,7 @@ class ReadsOnWhileItStops(Mended):
         return records
 
 
-class NeverResumesWhatItEmptied(Mended):
+class NeverResumesWhatItEmptied(Reader):
     """Judges by how full a queue was before it took from it."""
 
     async def _take(self, runner: _Runner) -> Mapping[str, Sequence[Record]]:
@@ -138,7 +115,7 @@ class NeverResumesWhatItEmptied(Mended):
         return records
 
 
-class TakesTheUnknownForNothing(Mended):
+class TakesTheUnknownForNothing(Reader):
     """Fails open: what was not fetched yet does not hold signals back."""
 
     async def _known_are_read(self, runner: _Runner) -> bool:
@@ -152,7 +129,7 @@ class TakesTheUnknownForNothing(Mended):
         return True
 
 
-class DecidesPastWhatItKnows(Mended):
+class DecidesPastWhatItKnows(Reader):
     """A signal goes with whatever has come before it."""
 
     async def _known_are_read(self, runner: _Runner) -> bool:
@@ -170,8 +147,6 @@ class DecidesPastWhatItKnows(Mended):
         (NeverResumesWhatItEmptied, "does not heal"),
         (TakesTheUnknownForNothing, "decides signals before it knows"),
         (DecidesPastWhatItKnows, "decides signals of partition"),
-        (Reader, "has let go, and decides on"),
-        (Reader, "stopped, and left behind"),
     ],
 )
 def test_a_broken_reader_is_caught(broken: MakeReader, harm: str) -> None:
