@@ -17,11 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.chaos.memory_run import MemoryRecording, clean_run
+from tests.chaos.memory_run import MemoryRecording, clean_run, record_run
 from tests.chaos.oracle import Part, Verdict, judge, judge_partition, judge_recording, main, verdict_of
 from tests.chaos.oracle_findings import HARM
 from tests.chaos.oracle_replay import FORWARDED
-from tests.chaos.recording import INPUTS, JOURNAL, OUTPUTS, STATE, Entry, Rec, write_recording
+from tests.chaos.recording import INPUTS, JOURNAL, OUTPUTS, POLICIES, STATE, Entry, Rec, write_recording
+from tests.model import strategies
 from tests.model.naive import read_time, write_time
 
 # Between them they have every kind of output and event, forwards, policies' dead letters, rolls and forgotten ids.
@@ -418,6 +419,23 @@ def test_a_compacted_changelog_is_no_harm_if_it_may_be(seed: int) -> None:
     assert harms(judge_recording(recording, compacted=True)) == {}
     assert harms(judge_recording(clean(seed), compacted=True)) == {}
     assert harms(judge_recording(recording)).keys() == {"state_mismatches"}
+
+
+def test_policies_alone_are_told_from_the_transaction_before_them_whose_offsets_were_compacted_away() -> None:
+    config, session = strategies.generate(SEEDS[0], 140)
+    after_ms = max(record.timestamp_ms for record in session)
+    # More than a stretch of the run holds, so that the last of them come alone.
+    unusable = [strategies.Record(POLICIES, b"weather", b"{}", after_ms, offset) for offset in range(15)]
+    recording = record_run(config | {"clock": "wall"}, [*session, *unusable], Random(SEEDS[0]), 2)
+    assert json.loads(recording.topics[JOURNAL][0][-1].value or b"")["offsets"] == {}
+    records = recording.topics[STATE][0]
+    last = {rec.key: rec.offset for rec in records}
+    thinned = copy(recording)
+    thinned.topics = recording.topics | {
+        STATE: recording.topics[STATE] | {0: [rec for rec in records if last[rec.key] == rec.offset]}
+    }
+    for one, how in ((recording, False), (recording, True), (thinned, True)):
+        assert judge_partition(one, 0, compacted=how).findings.counts == {}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
