@@ -135,6 +135,7 @@ class Reader(Service):
         self._metrics = metrics
         self._partitions = partitions
         self._runners: dict[int, _Runner] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
         self._assigned = False
         self.owned: frozenset[int] = frozenset()
         """Partitions of the last assignment, also while it is being changed."""
@@ -197,6 +198,9 @@ class Reader(Service):
         for place in places:
             # Any position will do while paused: without one the consumer would look for committed offsets.
             self.consumer.seek(place, 0)
+        if self.should_stop:
+            # A consumer that is stopped first ends the join that is under way; whoever joins next gets this share.
+            return
         self._applied.clear()
         self._check_partitions()
         self._assigned = True
@@ -233,11 +237,13 @@ class Reader(Service):
             runner.wake.set()
             if not runner.serving and runner.task is not None:
                 runner.task.cancel()
-        tasks = [runner.task for runner in runners if runner.task is not None]
+        # A stop and a revocation may meet: whichever comes second waits for what the first has not yet let go.
+        self._leaving.update(runner.task for runner in runners if runner.task is not None)
         if self._bounds is not None:
             self._bounds.cancel()
-        if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=self._settings.batch_deadline_ms / 1000)
+        if self._leaving:
+            done, pending = await asyncio.wait(self._leaving, timeout=self._settings.batch_deadline_ms / 1000)
+            self._leaving -= done
             if pending:
                 names = ", ".join(sorted(task.get_name() for task in pending))
                 await self.fail(ReaderError(f"{names}: not released before the deadline; what is under way is unknown"))
