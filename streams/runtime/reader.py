@@ -35,8 +35,10 @@ from streams.runtime.watchdog import Standing
 log = logging.getLogger(__name__)
 
 _POLL_MS = 100
-# Asked at once again, brokers would answer with a record or two each time, at the cost of a whole fetch on both sides.
+# After a few records: asked at once again, brokers would answer with one or two each time, at the cost of a whole fetch
+# on both sides.
 _POLL_PAUSE_S = 0.003
+_FEW_RECORDS = 100
 _FETCH_MAX_WAIT_MS = 250
 # Some hundreds of records. What one fetch brings is unpacked in one go, and everything else waits; a larger batch of a
 # producer still comes whole.
@@ -331,7 +333,7 @@ class Reader(Service):
                 ) from error
             for place, fetched in batches.items():
                 self._put(place, [_record(self._logical[place.topic], one) for one in fetched])
-            if batches:
+            if 0 < sum(map(len, batches.values())) < _FEW_RECORDS:
                 await asyncio.sleep(_POLL_PAUSE_S)
 
     async def _read_up_to_bad_header(self, place: TopicPartition) -> int:
