@@ -266,9 +266,10 @@ async def run(settings: Settings, directory: Path, case: str) -> Run:
             lambda: len(doomed.serving()) == len(other.serving()) == PARTITIONS // 2, _DEADLINE_S, "the second worker"
         )
         lost, kept = doomed.serving(), other.serving()
-        if case == "standby":
-            await _level(settings, other.data_dir, lost)
         tasks = [asyncio.create_task(traffic.watch()), asyncio.create_task(traffic.send())]
+        if case == "standby":
+            # What it has written shows in files only when a later write flushes it.
+            await _level(settings, other.data_dir, lost)
         await wait_for(lambda: {name[0] for name in traffic.decided_s} >= set("01234567"), _DEADLINE_S, "decisions")
         await asyncio.sleep(_BEFORE_S)
 
