@@ -249,6 +249,7 @@ class Reader(Service):
             if pending:
                 names = ", ".join(sorted(task.get_name() for task in pending))
                 await self.fail(ReaderError(f"{names}: not released before the deadline; what is under way is unknown"))
+        if runners:
             for runner in runners:
                 self._metrics.partitions.pop(runner.number, None)
             log.info("released partitions %s", sorted(runner.number for runner in runners))
