@@ -81,7 +81,7 @@ class Replay:
         """A child is decided in its parent's place: no line of the log stands for it."""
         if output.topic != SIGNALS:
             return [output]
-        return self.apply(parent._replace(key=output.key, value=output.value))
+        return self.apply(replace(parent, key=output.key, value=output.value))
 
     def _basis(self) -> Basis:
         offsets = {topic: offset for topic, offset in self._offsets.items() if topic != POLICIES}

@@ -56,7 +56,8 @@ def parse_object(value: bytes | None) -> tuple[dict[str, Any] | None, str]:
     if _is_too_deep(value):
         return None, f"is nested deeper than {DEPTH_MAX} levels; send a flat JSON object"
     try:
-        raw = jiter.from_json(value, allow_inf_nan=True, float_mode="decimal")
+        # Only names come again and again; amounts and ids would push each other out of the cache.
+        raw = jiter.from_json(value, allow_inf_nan=True, float_mode="decimal", cache_mode="keys")
     except ValueError:
         # jiter gives up on a whole document for one absurd number or lone surrogate; the standard library reads
         # around it, so that the rest of the record can still be answered.

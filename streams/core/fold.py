@@ -6,6 +6,7 @@ oldest goes first, ties go to controls, fills, pnl, signals. So inputs and journ
 
 import heapq
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 import orjson
@@ -36,6 +37,7 @@ FORWARDED = "tidegate-forwarded-from"
 ROUTED, MISKEYED = "routed", "miskeyed"
 FORWARD_BYTES_MAX = 1_048_576
 _WHOLE = 1 << 62
+_TIMESTAMP = attrgetter("timestamp_ms")
 
 
 class Batch(NamedTuple):
@@ -78,7 +80,7 @@ def merge(records: Mapping[str, Sequence[Record]]) -> Iterator[Record]:
     """The order in which one transaction applies its records."""
     queues = [records[topic] for topic in INPUTS if records.get(topic)]
     # heapq.merge compares heads only and is stable, which is the contract's rule even for times out of order.
-    return heapq.merge(*queues, key=lambda record: record.timestamp_ms)
+    return heapq.merge(*queues, key=_TIMESTAMP)
 
 
 def now_of(record: Record, wall_ms: int, rules: Rules) -> int:
@@ -125,17 +127,18 @@ def fold_in_slices(
         if account_id is None and rules.fanouts and (children := fan_out(event, rules)) is not None:
             outputs += children
             continue
-        if account_id is not None and partition_of(account_id) != batch.partition:
-            forwarded += 1
-            outputs.append(_forward(record, account_id, _cause(event)))
-            continue
         if account_id is None:
             account = NEW_ACCOUNT
         elif account_id in accounts:
             account = accounts[account_id]
         else:
-            account = view.account(account_id) or NEW_ACCOUNT
-            before[account_id] = account
+            known = view.account(account_id)
+            # State is only ever made on the account's own partition: to have some is to be there.
+            if known is None and partition_of(account_id) != batch.partition:
+                forwarded += 1
+                outputs.append(_forward(record, account_id, _cause(event)))
+                continue
+            account = before[account_id] = known or NEW_ACCOUNT
         done = step(event, account_id, account, recall, rules, now_of(record, batch.wall_ms, rules), basis)
         if account_id is not None:
             accounts[account_id] = done.account

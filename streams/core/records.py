@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from msgspec import Struct
+
 SIGNALS, FILLS, PNL, CONTROLS, POLICIES = "signals", "fills", "pnl", "controls", "policies"
 APPROVED, REJECTED, LOCKED, EVENTS, DEAD_LETTERS = (
     "approved-orders",
@@ -17,7 +19,7 @@ OUTPUTS = (APPROVED, REJECTED, LOCKED, EVENTS, DEAD_LETTERS)
 Headers = tuple[tuple[str, bytes], ...]
 
 
-class Record(NamedTuple):
+class Record(Struct, frozen=True, gc=False):
     """One record as read."""
 
     topic: str

@@ -160,6 +160,26 @@ _ID: TypeAdapter[str] = TypeAdapter(Id)
 NO_LISTS = Lists()
 
 
+def _account_rules(config: ConfigFile) -> dict[str, AccountRules]:
+    """Accounts with the same rules share one value: a million of them would otherwise take most of the memory."""
+    shared: dict[AccountRules, AccountRules] = {}
+    accounts: dict[str, AccountRules] = {}
+    for name, account in config.accounts.items():
+        rules = AccountRules(
+            account.exchange,
+            account.failover,
+            account.profile,
+            account.timezone,
+            account.day_start,
+            account.currency,
+            account.base,
+            account.loss_basis,
+            account.initial_capital,
+        )
+        accounts[name] = shared.setdefault(rules, rules)
+    return accounts
+
+
 def rules_of(config: ConfigFile) -> Rules:
     """The rules of a configuration before any policy was read."""
     profiles = {
@@ -175,20 +195,7 @@ def rules_of(config: ConfigFile) -> Rules:
     return Rules(
         clock=config.clock,
         two_person=config.controls.two_person,
-        accounts={
-            name: AccountRules(
-                account.exchange,
-                account.failover,
-                account.profile,
-                account.timezone,
-                account.day_start,
-                account.currency,
-                account.base,
-                account.loss_basis,
-                account.initial_capital,
-            )
-            for name, account in config.accounts.items()
-        },
+        accounts=_account_rules(config),
         routes={name: Route(route.account, route.exchange) for name, route in config.strategies.routes.items()},
         fanouts={name: section.accounts for name, section in config.fanout.items()},
         instruments={

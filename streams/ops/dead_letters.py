@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 from aiokafka.errors import KafkaError
+from msgspec.structs import replace
 from rich.text import Text
 
 from schemas.config import read_duration
@@ -370,10 +371,10 @@ async def _plan(
     record = original.record or Record(letter.topic, source.partition, source.offset, letter.at_ms, None, None)
     _, original_id = account_and_id(record)
     edited = choice.payload is not None
-    draft = record._replace(
-        value=choice.payload if edited else record.value, headers=headers_for(letter, record.headers)
+    draft = replace(
+        record, value=choice.payload if edited else record.value, headers=headers_for(letter, record.headers)
     )
-    draft = draft._replace(key=key_of(draft) if choice.key is None else choice.key.encode())
+    draft = replace(draft, key=key_of(draft) if choice.key is None else choice.key.encode())
     refusal = objection(letter, Draft(draft, edited, original_id), rules)
     return Plan(letter, draft, refusal, caution(draft, rules, clock.now_ms()))
 

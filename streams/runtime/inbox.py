@@ -5,7 +5,7 @@ and pnl is applied or in the same batch. A backlog therefore never approves an o
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from streams.core.records import INPUTS, SIGNALS, Record
 
@@ -19,12 +19,15 @@ class Inbox:
         self._max_records = queue_max_records
         self._max_bytes = queue_max_bytes
         self._queues: Mapping[str, deque[Record]] = {topic: deque() for topic in INPUTS}
+        self._sizes: Mapping[str, deque[int]] = {topic: deque() for topic in INPUTS}
         self._bytes = dict.fromkeys(INPUTS, 0)
 
-    def put(self, topic: str, records: Iterable[Record], size_bytes: int) -> None:
+    def put(self, topic: str, records: Sequence[Record]) -> None:
         """Append records, in offset order."""
+        sizes = [size_of(record) for record in records]
         self._queues[topic].extend(records)
-        self._bytes[topic] += size_bytes
+        self._sizes[topic].extend(sizes)
+        self._bytes[topic] += sum(sizes)
 
     def count(self) -> int:
         """Records that wait."""
@@ -52,30 +55,32 @@ class Inbox:
         ``known_are_read``: all controls, fills and pnl that are known to exist have been put in here. They come first,
         oldest first; signals fill what is left. A record larger than ``max_bytes`` makes a batch of its own.
         """
-        batch: dict[str, list[Record]] = {}
+        batch: dict[str, list[Record]] = {topic: [] for topic in INPUTS}
         left = _Budget(max_records, max_bytes)
         self._take(batch, NON_SIGNALS, left)
         if known_are_read and not any(self._queues[topic] for topic in NON_SIGNALS):
             self._take(batch, (SIGNALS,), left)
-        return dict(batch)
+        return {topic: taken for topic, taken in batch.items() if taken}
 
     def _take(self, batch: dict[str, list[Record]], topics: Sequence[str], left: "_Budget") -> None:
-        waiting = [topic for topic in topics if self._queues[topic]]
-        while waiting:
-            # Oldest first; at equal times the order of INPUTS, since min keeps the first of equals.
-            topic = waiting[0]
-            if len(waiting) > 1:
-                topic = min(waiting, key=lambda one: self._queues[one][0].timestamp_ms)
-            queue = self._queues[topic]
-            record = queue[0]
-            size_bytes = size_of(record)
-            if not left.spend(size_bytes):
+        """Oldest first; at equal times in the order of ``topics``."""
+        while True:
+            heads = sorted(
+                (self._queues[topic][0].timestamp_ms, number)
+                for number, topic in enumerate(topics)
+                if self._queues[topic]
+            )
+            if not heads:
                 return
-            queue.popleft()
-            self._bytes[topic] -= size_bytes
-            batch.setdefault(topic, []).append(record)
-            if not queue:
-                waiting.remove(topic)
+            number = heads[0][1]
+            topic = topics[number]
+            queue, sizes = self._queues[topic], self._sizes[topic]
+            # The oldest topic goes on until another one's next record is older.
+            while queue and (len(heads) == 1 or (queue[0].timestamp_ms, number) < heads[1]):
+                if not left.spend(sizes[0]):
+                    return
+                batch[topic].append(queue.popleft())
+                self._bytes[topic] -= sizes.popleft()
 
 
 class _Budget:

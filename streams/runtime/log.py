@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import IllegalOperation, KafkaError, OffsetOutOfRangeError, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.structs import RecordMetadata
+from aiokafka.structs import ConsumerRecord, RecordMetadata
 
 from streams.core.records import Output
 from streams.core.state import Change
@@ -21,7 +21,7 @@ from streams.runtime import kafka
 from streams.runtime.bounds import Looker
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.settings import Settings
-from streams.runtime.store import change_of, changelog_key
+from streams.runtime.store import StateRecord, changelog_key
 from streams.runtime.topics import JOURNAL, STATE, TopicNames
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,22 @@ class FencedError(LogError):
 
 
 class Restored(NamedTuple):
-    """A stretch of the changelog: its changes, and the offset to go on from."""
+    """A stretch of the changelog: its records, and the offset to go on from."""
 
-    changes: Sequence[Change]
+    records: Sequence[StateRecord]
     position: int
+
+
+def state_records(place: TopicPartition, records: Iterable[ConsumerRecord]) -> list[StateRecord]:
+    """What a changelog holds, as it is kept. Raises LogError for a key that names no table: it is none of ours."""
+    found: list[StateRecord] = []
+    for record in records:
+        key = record.key or b""
+        if key.find(b"\x00") < 1:
+            where = f"changelog {place.topic} {place.partition}@{record.offset}"
+            raise LogError(f"{where}: key {key[:64]!r} names no table")
+        found.append((key, record.value))
+    return found
 
 
 class Log(Protocol):
@@ -54,7 +66,7 @@ class Log(Protocol):
         """The offset after the last record of the changelog, committed or not."""
 
     def changelog(self, start: int, end: int) -> AsyncGenerator[Restored, None]:
-        """The committed changes from ``start`` up to ``end``; the last position is at or past ``end``."""
+        """The committed records from ``start`` up to ``end``; the last position is at or past ``end``."""
 
     async def begin(self) -> None:
         """Begin a transaction."""
@@ -119,7 +131,7 @@ class KafkaLog:
                 batches = await reader.getmany(timeout_ms=200)
                 records = batches.get(self._state, ())
                 position = await reader.position(self._state)
-                yield Restored([change_of(record.key, record.value) for record in records], position)
+                yield Restored(state_records(self._state, records), position)
         except OffsetOutOfRangeError as error:
             raise LogError(
                 f"changelog {self._state.topic} lost offset {start} of partition {self._partition}"

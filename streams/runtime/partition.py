@@ -35,12 +35,9 @@ from streams.runtime.policies import (
     reported_record,
 )
 from streams.runtime.store import Store
+from streams.runtime.turns import SLICE_RECORDS, Turns
 
 _TIMESTAMP = attrgetter("timestamp_ms")
-# Some tenths of a millisecond. A short transaction of another partition takes the event loop some twenty times, and
-# waits for a slice of a long fold each time.
-_SLICE_RECORDS = 10
-_LONG_RECORDS = 100
 # Brokers still write a transaction's markers when its commit has been answered, and refuse the same producer's next one
 # meanwhile; aiokafka asks again only after 20 ms.
 _SETTLE_MIN_S = 0.005
@@ -79,10 +76,10 @@ class Partition:
         partition_of: Callable[[str], int],
         wall_ms: Callable[[], int],
         metrics: Metrics,
-        long_folds: asyncio.Lock | None = None,
+        turns: Turns | None = None,
         release_store: Callable[[], None] | None = None,
     ) -> None:
-        """``long_folds``: shared by a worker's partitions, one of which at a time folds many records.
+        """``turns``: shared by a worker's partitions.
 
         ``release_store``: what to do with the store at the end, other than to close it.
         """
@@ -95,7 +92,7 @@ class Partition:
         self._partition_of = partition_of
         self._wall_ms = wall_ms
         self._metrics = metrics
-        self._long_folds = long_folds or asyncio.Lock()
+        self._turns = turns or Turns()
         self._settled_s = 0.0
         self._view = _StoreView(store, core, limits.cached_accounts)
         self.changed: dict[str, Account] | None = None
@@ -131,10 +128,10 @@ class Partition:
         progress.restore_target = end
         progress.restore_position = self._store.checkpoint
         async with contextlib.aclosing(self._log.changelog(self._store.checkpoint, end)) as stretches:
-            async for changes, position in stretches:
-                self._store.write(changes, position)
+            async for records, position in stretches:
+                self._store.restore(records, position)
                 progress.restore_position = position
-                progress.restored_records += len(changes)
+                progress.restored_records += len(records)
 
     async def process(
         self, records: Mapping[str, Sequence[Record]], rules: Rules, unreported: Sequence[PolicyDeadLetter] = ()
@@ -145,13 +142,15 @@ class Partition:
         be used after that.
         """
         async with asyncio.timeout(self._limits.transaction_deadline_ms / 1000):
-            await self._process(records, rules, unreported)
+            with self._turns.transaction(_count_of(records)):
+                await self._process(records, rules, unreported)
 
     async def _process(
         self, records: Mapping[str, Sequence[Record]], rules: Rules, unreported: Sequence[PolicyDeadLetter]
     ) -> None:
         started = time.perf_counter()
-        batch, commit = await self._folded(records, rules)
+        async with self._turns.fold(_count_of(records)):
+            batch, commit = await self._fold(records, rules)
         outputs, changes = self._with_policy_dead_letters(commit, unreported)
         changes += self._forgotten(batch, rules, commit)
         folded = time.perf_counter()
@@ -168,23 +167,18 @@ class Partition:
         self._settled_s = ended + max(_SETTLE_MIN_S, ended - folded)
         self._count(records, commit, outputs, folded - started, ended - folded, committed_ms)
 
-    async def _folded(self, records: Mapping[str, Sequence[Record]], rules: Rules) -> tuple[Batch, Commit]:
-        """Folds of other partitions get between the slices, but not a second long one: in turns, both would end late,
-        and brokers would have nothing to do meanwhile."""
-        if sum(map(len, records.values())) < _LONG_RECORDS:
-            return await self._fold(records, rules)
-        async with self._long_folds:
-            return await self._fold(records, rules)
-
     async def _fold(self, records: Mapping[str, Sequence[Record]], rules: Rules) -> tuple[Batch, Commit]:
         batch = Batch(self.number, records, self._wall_ms())
-        slices = self._core.fold(batch, self._view, rules, self._partition_of, _SLICE_RECORDS)
+        slices = self._core.fold(batch, self._view, rules, self._partition_of, SLICE_RECORDS)
+        number = 0
         while True:
             try:
                 next(slices)
             except StopIteration as end:
                 return batch, end.value
-            await asyncio.sleep(0)
+            number += 1
+            if self._turns.is_over(number):
+                await asyncio.sleep(0)
 
     async def settle(self) -> None:
         """Wait as long as the last transaction took, at least :data:`_SETTLE_MIN_S`, counted from its end.
@@ -237,17 +231,19 @@ class Partition:
         if self.changed is not None:
             self.changed.update(commit.accounts)
         metrics = self._metrics
-        count = 0
         for topic, applied in records.items():
-            count += len(applied)
             metrics.records[topic] += len(applied)
             metrics.end_to_end_ms[topic].observe_ages(committed_ms, map(_TIMESTAMP, applied))
         metrics.lock_ms.observe_ages(committed_ms, commit.locked_by_ms)
         metrics.tally(outputs)
-        metrics.batch_records.observe(count)
+        metrics.batch_records.observe(_count_of(records))
         metrics.fold_ms.observe(fold_seconds * 1000)
         metrics.commit_ms.observe(commit_seconds * 1000)
         metrics.batches += 1
+
+
+def _count_of(records: Mapping[str, Sequence[Record]]) -> int:
+    return sum(map(len, records.values()))
 
 
 class _StoreView:

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from mode import Service
+from msgspec.structs import replace
 
 from streams.core.records import INPUTS, SIGNALS, Record
 from streams.runtime import kafka
@@ -363,7 +364,7 @@ class Reader(Service):
             # Between revocation and assignment records may still come in; their next owner reads them again.
             return
         topic = self._logical[place.topic]
-        runner.inbox.put(topic, records, sum(map(size_of, records)))
+        runner.inbox.put(topic, records)
         if runner.inbox.is_full(topic):
             self.consumer.pause(place)
         runner.wake.set()
@@ -533,9 +534,9 @@ def _failing_place(error: UnicodeDecodeError) -> TopicPartition:
 
 def _record(topic: str, one: ConsumerRecord) -> Record:
     record = Record(topic, one.partition, one.offset, one.timestamp, one.key, one.value, one.headers)
-    if one.headers and size_of(record._replace(key=None, value=None)) > _HEADERS_MAX_BYTES:
+    if one.headers and size_of(replace(record, key=None, value=None)) > _HEADERS_MAX_BYTES:
         log.warning(
             "%s %d@%d: headers above %d bytes are dropped", one.topic, one.partition, one.offset, _HEADERS_MAX_BYTES
         )
-        return record._replace(headers=())
+        return replace(record, headers=())
     return record

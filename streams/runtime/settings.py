@@ -13,6 +13,7 @@ Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 _PORT_MAX = 65_535
+_STORE_CACHE_MB_MIN = 8
 _INSTANCE_ID = re.compile(r"[A-Za-z0-9._-]{0,200}")
 
 
@@ -112,8 +113,8 @@ class Settings:
     concurrency: int = 16
     """Partitions whose transactions may be under way at once."""
     restore_concurrency: int = 32
-    cached_accounts: int = 4_000
-    """Live accounts kept decoded, per partition."""
+    cached_accounts: int = 100_000
+    """Accounts kept decoded, shared evenly by the partitions; the others are read from RocksDB at each event."""
     store_cache_bytes: int = 64 * 1024 * 1024
     """Block cache and write buffers of all partitions together."""
 
@@ -178,8 +179,11 @@ class Settings:
         for name in ("session_timeout", "unhealthy_after", "stall_deadline"):
             if text := env.get(f"TIDEGATE_{name.upper()}"):
                 values[f"{name}_ms"] = _duration_ms(f"TIDEGATE_{name.upper()}", text)
-        if text := env.get("TIDEGATE_METRICS_ACCOUNTS"):
-            values["metrics_accounts"] = _count("TIDEGATE_METRICS_ACCOUNTS", text)
+        for name in ("metrics_accounts", "cached_accounts"):
+            if text := env.get(f"TIDEGATE_{name.upper()}"):
+                values[name] = _count(f"TIDEGATE_{name.upper()}", text)
+        if text := env.get("TIDEGATE_STORE_CACHE_MB"):
+            values["store_cache_bytes"] = _count("TIDEGATE_STORE_CACHE_MB", text, _STORE_CACHE_MB_MIN) * 1024 * 1024
         values["accept_gaps"] = _flag(env, "TIDEGATE_ACCEPT_GAPS", default=False)
         values["standby"] = _flag(env, "TIDEGATE_STANDBY", default=False)
         values |= {name: value for name, value in overrides.items() if value is not None}
@@ -209,9 +213,9 @@ def _duration_ms(name: str, text: str) -> int:
         raise SettingsError(f"{name} {error}, not {text!r}") from None
 
 
-def _count(name: str, text: str) -> int:
-    if not text.isdecimal():
-        raise SettingsError(f"{name} must be a number from 0 up, not {text!r}")
+def _count(name: str, text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise SettingsError(f"{name} must be a number from {least} up, not {text!r}")
     return int(text)
 
 

@@ -36,9 +36,9 @@ from mode import Service
 from streams.runtime import kafka
 from streams.runtime.bounds import Bounds, Looker
 from streams.runtime.kafka import TopicPartition
-from streams.runtime.log import Restored
+from streams.runtime.log import Restored, state_records
 from streams.runtime.settings import Settings
-from streams.runtime.store import Store, change_of
+from streams.runtime.store import Store
 from streams.runtime.topics import STATE, TopicNames
 
 log = logging.getLogger(__name__)
@@ -144,12 +144,12 @@ class Standby(Service):
             log.warning("the changelog that is followed was cut or made anew: %s", error)
             self._is_current = False
             return
-        for number, (changes, position) in stretches.items():
+        for number, (records, position) in stretches.items():
             copy = copies.get(number)
             if copy is None or self._copies.get(number) is not copy:
                 continue
             began_s = time.perf_counter()
-            copy.store.write(changes, position)
+            copy.store.restore(records, position)
             await asyncio.sleep(time.perf_counter() - began_s)
 
     async def _begin(self) -> None:
@@ -212,8 +212,7 @@ class KafkaFeed:
             # Not the last record: a transaction's marker and what was compacted away are never handed out.
             position = await consumer.position(place)
             if position != before:
-                changes = [change_of(record.key, record.value) for record in batches.get(place, ())]
-                stretches[number] = Restored(changes, position)
+                stretches[number] = Restored(state_records(place, batches.get(place, ())), position)
         self._positions |= {number: position for number, (_, position) in stretches.items()}
         return stretches
 

@@ -44,9 +44,14 @@ FLUSH_INTERVAL_S = 10.0
 _META = b"\x00meta"
 _EXPIRY = b"\x01"
 _DAMAGED = ".damaged"
+_DECISION = DECISIONS.encode() + b"\x00"
 
 Expires = Callable[[bytes], int]
 """When the remembered id of this value may be forgotten, ms since 1970."""
+
+
+StateRecord = tuple[bytes, bytes | None]
+"""A changelog record: its key (:func:`changelog_key`) and value, None of a deleted one."""
 
 
 class StoreError(RuntimeError):
@@ -81,6 +86,9 @@ class Store(Protocol):
     def write(self, changes: Iterable[Change], checkpoint: int) -> None:
         """Apply changes and checkpoint together, or nothing."""
 
+    def restore(self, records: Iterable[StateRecord], checkpoint: int) -> None:
+        """The same with records of the changelog as they were read."""
+
     def due(self, before_ms: int, limit: int) -> Sequence[Expiring]:
         """At most ``limit`` remembered ids that expired before ``before_ms``, oldest first."""
 
@@ -94,6 +102,11 @@ class Store(Protocol):
 def changelog_key(table: str, key: bytes) -> bytes:
     """A state record's key on the changelog (and in RocksDB)."""
     return table.encode() + b"\x00" + key
+
+
+def state_record(change: Change) -> StateRecord:
+    """The changelog record of a change."""
+    return changelog_key(change.table, change.key), change.value
 
 
 def change_of(key: bytes, value: bytes | None) -> Change:
@@ -135,6 +148,9 @@ class MemoryStore:
                 self._index.add((self._expires(value), key))
         self._checkpoint = checkpoint
 
+    def restore(self, records: Iterable[StateRecord], checkpoint: int) -> None:
+        self.write((change_of(key, value) for key, value in records), checkpoint)
+
     def due(self, before_ms: int, limit: int) -> Sequence[Expiring]:
         due = sorted(entry for entry in self._index if entry[0] < before_ms)[:limit]
         return [Expiring(key, expires_ms) for expires_ms, key in due]
@@ -164,7 +180,7 @@ class RocksEnvironment:
         options.create_if_missing(True)
         options.set_block_based_table_factory(table)
         options.set_write_buffer_manager(self._buffers)
-        options.set_write_buffer_size(2 * 1024 * 1024)
+        options.set_write_buffer_size(8 * 1024 * 1024)
         options.set_max_write_buffer_number(2)
         options.set_target_file_size_base(4 * 1024 * 1024)
         options.set_max_bytes_for_level_base(16 * 1024 * 1024)
@@ -213,13 +229,16 @@ class RocksStore:
         return self._checkpoint
 
     def write(self, changes: Iterable[Change], checkpoint: int) -> None:
+        self.restore(map(state_record, changes), checkpoint)
+
+    def restore(self, records: Iterable[StateRecord], checkpoint: int) -> None:
         # The last of several changes to a record wins, as it would on the compacted changelog.
-        latest = {changelog_key(change.table, change.key): change for change in changes}
         batch = WriteBatch(raw_mode=True)
+        indexed: dict[bytes, bytes | None] = {}
         try:
-            for stored, (table, key, value) in latest.items():
-                if table == DECISIONS:
-                    self._index(batch, stored, key, value)
+            for stored, value in records:
+                if stored.startswith(_DECISION):
+                    self._index(batch, indexed, stored, value)
                 if value is None:
                     batch.delete(stored)
                 else:
@@ -233,8 +252,11 @@ class RocksStore:
             raise self._condemn(error) from error
         self._checkpoint = checkpoint
 
-    def _index(self, batch: WriteBatch, stored: bytes, key: bytes, value: bytes | None) -> None:
-        old = self._db.get(stored)
+    def _index(self, batch: WriteBatch, indexed: dict[bytes, bytes | None], stored: bytes, value: bytes | None) -> None:
+        """``indexed``: what the same batch has put into the index already."""
+        key = stored.removeprefix(_DECISION)
+        old = indexed[stored] if stored in indexed else self._db.get(stored)
+        indexed[stored] = value
         if old is not None:
             batch.delete(_expiry_key(self._expires(old), key))
         if value is not None:

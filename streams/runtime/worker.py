@@ -26,6 +26,7 @@ from streams.runtime.standby import KafkaFeed, Standby
 from streams.runtime.store import Identity, RocksEnvironment, RocksStore
 from streams.runtime.stores import Stores
 from streams.runtime.topics import STATE, Layout, TopicNames, verify_topics
+from streams.runtime.turns import Turns
 from streams.runtime.watchdog import Sighting, Terms, Watchdog
 from streams.runtime.web import Report, web_for
 
@@ -37,7 +38,8 @@ class Worker:
         self._settings = settings
         self._core = core
         self.metrics = Metrics()
-        self._long_folds = asyncio.Lock()
+        self._turns = Turns()
+        self._cached_accounts = 0
         self.policies = Policies(settings, rules, apply_policy)
         self.app, self._channel = create_app(settings, self.policies, with_consumer=with_consumer)
         self.reader: Reader | None = None
@@ -137,6 +139,7 @@ class Worker:
             follows = assignor.standing_by - owned
             self._standby.follow(follows)
         stores.close_except(owned | follows)
+        self._cached_accounts = self._settings.cached_accounts // max(1, len(owned))
 
     def _holding(self) -> Holding:
         if self.reader is None or self._stores is None:
@@ -170,7 +173,7 @@ class Worker:
             release_store=partial(stores.hand_back, number),
             core=self._core,
             limits=Limits(
-                settings.cached_accounts,
+                self._cached_accounts,
                 settings.transaction_deadline_ms,
                 settings.forget_slack_ms,
                 settings.forget_max_per_batch,
@@ -178,7 +181,7 @@ class Worker:
             partition_of=layout.partition_of,
             wall_ms=clock.now_ms,
             metrics=self.metrics,
-            long_folds=self._long_folds,
+            turns=self._turns,
         )
         self._observer.opened(number, partition)
         return partition

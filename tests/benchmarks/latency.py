@@ -38,11 +38,12 @@ class Size(NamedTuple):
     warm_up_s: int
     rounds: int
     idle_probes: int
+    warm_up_bursts: int
     bursts: int
 
 
-FULL = Size(seconds=20, warm_up_s=6, rounds=5, idle_probes=100, bursts=4)
-QUICK = Size(seconds=5, warm_up_s=3, rounds=5, idle_probes=30, bursts=2)
+FULL = Size(seconds=20, warm_up_s=6, rounds=5, idle_probes=100, warm_up_bursts=2, bursts=4)
+QUICK = Size(seconds=5, warm_up_s=3, rounds=5, idle_probes=30, warm_up_bursts=2, bursts=2)
 
 
 def run(size: Size) -> dict[str, Any]:
@@ -69,7 +70,8 @@ def _measure(engine: Engine, bootstrap: str, prefix: str, size: Size) -> dict[st
     span_s = size.warm_up_s + size.seconds
     needed = len(RATES) * span_s * BREACHES_PER_S
     # Probes of the bursts are all on one partition; their number depends on how long a burst lasts.
-    breaches = Breaches(ACCOUNTS, needed + PARTITIONS * 3 * (size.idle_probes + 100 * size.bursts), PARTITIONS)
+    on_one = 3 * (size.idle_probes + 100 * (size.warm_up_bursts + size.bursts))
+    breaches = Breaches(ACCOUNTS, needed + PARTITIONS * on_one, PARTITIONS)
     workload = Workload(ACCOUNTS, fill_delay=5_000)
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory:
@@ -86,6 +88,8 @@ def _measure(engine: Engine, bootstrap: str, prefix: str, size: Size) -> dict[st
                 found[f"signal at {rate}/s"] = probe.latencies_ms(signals, _DEADLINE_S, check)
                 found[f"breach at {rate}/s"] = probe.latencies_ms(locked, _DEADLINE_S, check)
             if engine is TIDEGATE:
+                for _ in range(size.warm_up_bursts):
+                    _burst(probe, running, breaches)
                 found["breach, idle"] = _idle(probe, running, breaches, size.idle_probes)
                 found["breach amid a burst"] = [
                     latency for _ in range(size.bursts) for latency in _burst(probe, running, breaches)
@@ -126,14 +130,14 @@ def _burst(probe: Probe, running: Peer | Tidegate, breaches: Breaches) -> list[f
     accounts: list[str] = []
     next_at = time.perf_counter()
     for number, one in enumerate(updates):
-        probe.send(one)
+        probe.send_in_bulk(one)
         if number % 500 == 0 and time.perf_counter() >= next_at:
             next_at = _breach(probe, breaches, accounts)
     while running.positions().get((PNL, _BURSTING), 0) < before + BURST:
         running.process.check()
         if time.perf_counter() >= next_at:
             next_at = _breach(probe, breaches, accounts)
-        time.sleep(0.001)
+        time.sleep(0.005)
     return probe.latencies_ms(accounts, _DEADLINE_S, running.process.check)
 
 

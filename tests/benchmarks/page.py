@@ -93,7 +93,8 @@ def _latency(results: dict[str, Any]) -> str:
         f"partitions, {size['seconds']} s at each rate, {size['rounds']} rounds in turns with a bare transactional "
         "echo (consume, produce, commit; no state, no offsets in the transaction) on the same clients. p50 and p99 "
         "are medians of the rounds, p99.9 is of all rounds together. *Idle*: breaches of one partition, no other "
-        f"load. *Amid a burst*: the same while another partition works off {latency.BURST:,} updates.\n\n"
+        f"load. *Amid a burst*: the same while another partition works off {latency.BURST:,} updates of another "
+        "producer.\n\n"
         f"{report.table(('what', 'n', 'p50', 'p99', 'p99.9'), lines)}\n"
     )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -51,7 +52,7 @@ async def test_an_older_writer_cannot_overwrite(stage: Stage) -> None:
     stage.desk.later(seconds=1).pnl("10100")
     older = stage.state_records()
     stage.desk.later(seconds=1).pnl("10200")
-    newer = [record._replace(offset=older[-1].offset + 1 + n) for n, record in enumerate(stage.state_records())]
+    newer = [replace(record, offset=older[-1].offset + 1 + n) for n, record in enumerate(stage.state_records())]
     await stage.put_state(older)
     await stage.put_state(newer)
     await stage.put_batch(Stretch(STATE_PLACE, older[0].offset, older[-1].offset + 1), older)
@@ -63,7 +64,7 @@ async def test_a_longer_stretch_that_began_earlier_is_written(stage: Stage) -> N
     stage.desk.later(seconds=1).pnl("10100")
     first = stage.state_records()
     stage.desk.later(seconds=1).pnl("10200")
-    second = [record._replace(offset=first[-1].offset + 1 + n) for n, record in enumerate(stage.state_records())]
+    second = [replace(record, offset=first[-1].offset + 1 + n) for n, record in enumerate(stage.state_records())]
     await stage.put_state(first)
     both = [*first, *second]
     await stage.put_batch(Stretch(STATE_PLACE, both[0].offset, both[-1].offset + 1), both)
@@ -181,7 +182,7 @@ async def test_nothing_of_an_earlier_generation_is_mixed_in(stage: Stage, redis:
     opened = await stage.model.rebuild()
     stage._begin(opened)
     records = [one for one in stage.state_records() if not (one.key or b"").startswith(b"positions\0")]
-    await stage.put_state([one._replace(offset=n) for n, one in enumerate(records)])
+    await stage.put_state([replace(one, offset=n) for n, one in enumerate(records)])
     assert (await stage.hash("account:main"))["position_count"] == "0"
     assert (await stage.hash("state:main"))["positions"] == ""
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord
+from msgspec.structs import replace
 
 from streams.core.records import INPUTS, Record
 from streams.runtime.bounds import Bounds
@@ -33,7 +34,7 @@ class Input:
     """Up to here it can be read: what follows is a transaction under way."""
 
     def append(self, record: Record) -> None:
-        self.entries.append(record._replace(offset=len(self.entries)))
+        self.entries.append(replace(record, offset=len(self.entries)))
 
     def end_transaction(self) -> None:
         if self.stable < len(self.entries):

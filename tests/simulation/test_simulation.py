@@ -146,8 +146,8 @@ class WritesLate(Standby):
             await self._begin()
         copies = dict(self._copies)
         if copies:
-            for number, (changes, position) in (await self._feed.next()).items():
-                copies[number].store.write(changes, position)
+            for number, (records, position) in (await self._feed.next()).items():
+                copies[number].store.restore(records, position)
 
 
 @pytest.mark.parametrize(

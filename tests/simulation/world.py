@@ -14,7 +14,7 @@ from streams.core.records import Output, Record
 from streams.core.state import Change, decode_remembered
 from streams.runtime.bounds import Bounds
 from streams.runtime.log import LogError, Restored
-from streams.runtime.store import Expiring, MemoryStore, Store
+from streams.runtime.store import Expiring, MemoryStore, StateRecord, Store, state_record
 
 ACCOUNTS = ("main", "other", "third")
 START_MS = 1_700_000_000_000
@@ -96,7 +96,7 @@ class SimulatedLog:
             upto = min(position + 7, len(self._topic.changelog))
             if upto == position:
                 raise LogError("a restore waits for a transaction that nobody ends")
-            yield Restored([one for one in self._topic.changelog[position:upto] if one is not None], upto)
+            yield Restored([*map(state_record, filter(None, self._topic.changelog[position:upto]))], upto)
             position = upto
 
     async def begin(self) -> None:
@@ -154,7 +154,7 @@ class SimulatedFeed:
     async def next(self) -> Mapping[int, Restored]:
         records = self.readable()
         upto = min(self._position + 7, len(records))
-        stretch = Restored([one for one in records[self._position : upto] if one is not None], upto)
+        stretch = Restored([*map(state_record, filter(None, records[self._position : upto]))], upto)
         self._position = upto
         await self._faults.boundary("standby reads")
         # A fetch takes its time: owners come and go meanwhile.
@@ -203,6 +203,11 @@ class SimulatedStore:
     def write(self, changes: Iterable[Change], checkpoint: int) -> None:
         self._faults.dying_boundary("before store write")
         self._disk.write(changes, checkpoint)
+        self._faults.dying_boundary("after store write")
+
+    def restore(self, records: Iterable[StateRecord], checkpoint: int) -> None:
+        self._faults.dying_boundary("before store write")
+        self._disk.restore(records, checkpoint)
         self._faults.dying_boundary("after store write")
 
     def due(self, before_ms: int, limit: int) -> Sequence[Expiring]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from streams.core.records import Output
 from streams.core.state import Change
 from streams.runtime.log import LogError, Restored
+from streams.runtime.store import state_record
 
 
 class Crash(Exception):
@@ -55,7 +56,7 @@ class MemoryLog:
         position = start
         while position < end:
             upto = min(position + 2, len(self._broker.changelog))
-            yield Restored([one for one in self._broker.changelog[position:upto] if one is not None], upto)
+            yield Restored([*map(state_record, filter(None, self._broker.changelog[position:upto]))], upto)
             position = upto
 
     async def begin(self) -> None:

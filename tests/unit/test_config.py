@@ -479,3 +479,14 @@ def test_a_file_that_is_absurd_is_refused_by_its_name(tmp_path: Path, text: str)
 def test_an_absurd_duration_names_its_key() -> None:
     with pytest.raises(ConfigError, match=r"limits\.max_pnl_age"):
         parse_config({}, {"TIDEGATE_LIMITS_MAX_PNL_AGE": "9" * 40 + "s"})
+
+
+def test_accounts_with_the_same_rules_share_one_value() -> None:
+    table: dict[str, Any] = {
+        "accounts": {f"a{number}": {"exchange": "binance", "profile": "low"} for number in range(9)}
+    }
+    table["accounts"]["other"] = {"exchange": "binance", "profile": "normal"}
+    accounts = rules_of(parse_config(table, {})).accounts
+    assert len({id(rules) for rules in accounts.values()}) == 2
+    assert accounts["a3"].profile == "low"
+    assert accounts["other"].profile == "normal"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from schemas.outputs import Journal
 from streams.core.fold import FORWARD_BYTES_MAX, Batch, fold, fold_in_slices, merge, now_of
@@ -260,6 +261,21 @@ def test_a_record_of_another_partitions_account_is_forwarded_unchanged_with_its_
     assert [change.table for change in commit.changes if change.key == b"other"] == []
 
 
+def test_where_an_account_belongs_is_worked_out_once_and_then_known_by_its_state() -> None:
+    asked: list[str] = []
+
+    def noting(account_id: str) -> int:
+        asked.append(account_id)
+        return elsewhere(account_id)
+
+    view = Memory()
+    first = fold(Batch(3, {"pnl": [pnl(0), pnl(1)]}, T0), view, rules_from(TABLE), noting)
+    assert asked == ["main"]
+    view.accounts |= first.accounts
+    fold(Batch(3, {"pnl": [pnl(2)]}, T0), view, rules_from(TABLE), noting)
+    assert asked == ["main"]
+
+
 def test_a_forwarded_record_is_decided_where_its_account_lives() -> None:
     forwarded = routed({"signals": [signal(7, account_id="other")]}).outputs[0]
     arrived = Record("signals", 5, 0, T0, forwarded.key, forwarded.value, forwarded.headers)
@@ -284,7 +300,7 @@ def test_every_input_topic_is_forwarded() -> None:
 def test_a_value_too_large_to_be_sent_on_is_a_dead_letter() -> None:
     """A compressed record can be larger than what a transaction may send: it must not fail every one after it."""
     large = signal(0)
-    large = large._replace(value=(large.value or b"")[:-1] + b', "x": "' + b"x" * FORWARD_BYTES_MAX + b'"}')
+    large = replace(large, value=(large.value or b"")[:-1] + b', "x": "' + b"x" * FORWARD_BYTES_MAX + b'"}')
     commit = fold(Batch(0, {"signals": [large]}, T0), Memory(), rules_from(TABLE), lambda _account_id: 1)
     assert [output.topic for output in commit.outputs] == ["dead-letters"]
     assert json.loads(commit.outputs[0].value)["reason"] == "MALFORMED"

@@ -1,6 +1,7 @@
 """Which records make the next batch."""
 
 import pytest
+from msgspec.structs import replace
 
 from streams.core.records import CONTROLS, FILLS, PNL, SIGNALS, Record
 from streams.runtime.inbox import Inbox, size_of
@@ -15,7 +16,7 @@ def record(topic: str, offset: int, timestamp_ms: int = 0, value: bytes = b"{}")
 def inbox_with(*records: Record) -> Inbox:
     inbox = Inbox(queue_max_records=4, queue_max_bytes=1_000)
     for one in records:
-        inbox.put(one.topic, [one], size_of(one))
+        inbox.put(one.topic, [one])
     return inbox
 
 
@@ -77,4 +78,4 @@ def test_a_full_queue_asks_for_a_pause_and_a_half_empty_one_for_more(value: byte
 
 def test_headers_count_as_bytes() -> None:
     plain = record(SIGNALS, 0)
-    assert size_of(plain._replace(headers=(("trace", b"12345"),))) == size_of(plain) + 10
+    assert size_of(replace(plain, headers=(("trace", b"12345"),))) == size_of(plain) + 10

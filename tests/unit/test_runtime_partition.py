@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from streams.core.fold import Batch, Commit, View
 from streams.core.records import APPROVED, DEAD_LETTERS, SIGNALS, Output, Record
@@ -19,6 +20,7 @@ from streams.runtime.metrics import Metrics
 from streams.runtime.partition import Core, Limits, Partition
 from streams.runtime.policies import DEAD_LETTERS_PER_BATCH, POLICIES_KEY, PolicyDeadLetter
 from streams.runtime.store import MemoryStore
+from streams.runtime.turns import Turns
 from tests.integration import standin
 from tests.unit.memory_log import Broker, Crash, MemoryLog
 
@@ -46,7 +48,7 @@ def partition(
     log: MemoryLog,
     store: MemoryStore,
     core: Core = standin.CORE,
-    long_folds: asyncio.Lock | None = None,
+    turns: Turns | None = None,
     **limits: int,
 ) -> Partition:
     return Partition(
@@ -66,7 +68,7 @@ def partition(
         partition_of=lambda account_id: 1 if account_id == "elsewhere" else 0,
         wall_ms=lambda: NOW_MS,
         metrics=Metrics(),
-        long_folds=long_folds,
+        turns=turns,
     )
 
 
@@ -287,7 +289,7 @@ async def test_an_id_that_is_remembered_anew_is_kept() -> None:
 
 async def test_a_short_fold_gets_in_between_the_slices_of_a_long_one_and_another_long_one_waits() -> None:
     steps: list[str] = []
-    long_folds = asyncio.Lock()
+    turns = Turns()
 
     def noting(name: str) -> Core:
         def folding(
@@ -302,16 +304,17 @@ async def test_a_short_fold_gets_in_between_the_slices_of_a_long_one_and_another
         return standin.CORE._replace(fold=folding)
 
     async def process(name: str, count: int) -> None:
-        one = partition(MemoryLog(Broker()), MemoryStore(expires), noting(name), long_folds)
+        one = partition(MemoryLog(Broker()), MemoryStore(expires), noting(name), turns)
         await one.open()
         await one.process({SIGNALS: [signal(offset) for offset in range(count)]}, Rules())
 
     await asyncio.gather(process("long", 100), process("longer", 110), process("short", 20))
     assert [step for step in steps if "short" not in step] == [
-        *(f"long{number}" for number in range(10)),
-        *(f"longer{number}" for number in range(11)),
+        *(f"long{number}" for number in range(34)),
+        *(f"longer{number}" for number in range(37)),
     ]
-    assert steps.index("short1") < steps.index("long9")
+    # While the short one is under way, the long one lets it have every other turn.
+    assert steps.index("short6") < steps.index("long12")
 
 
 async def test_it_settles_for_as_long_as_its_last_transaction_took_and_does_not_before_the_first() -> None:
@@ -349,8 +352,8 @@ async def test_on_the_record_clock_ids_are_kept() -> None:
     one = await opened(broker, MemoryStore(expires))
     rules = Rules(clock="record")
     past = 100 * HOUR_MS
-    await one.process({SIGNALS: [signal(0, expires_ms=past)._replace(timestamp_ms=past)]}, rules)
-    await one.process({SIGNALS: [signal(1)._replace(timestamp_ms=1_000 * past)]}, rules)
+    await one.process({SIGNALS: [replace(signal(0, expires_ms=past), timestamp_ms=past)]}, rules)
+    await one.process({SIGNALS: [replace(signal(1), timestamp_ms=1_000 * past)]}, rules)
     await one.process({}, rules)
     assert not any(remembered(broker).values())
 

@@ -50,6 +50,13 @@ def test_what_decides_how_long_a_worker_may_be_gone_or_stuck_can_be_set() -> Non
     assert (default.standby, default.instance_id, default.http) == (False, "", "")
 
 
+def test_what_bounds_the_memory_can_be_set() -> None:
+    settings = Settings.from_environment(
+        BROKER | {"TIDEGATE_CACHED_ACCOUNTS": "5000", "TIDEGATE_STORE_CACHE_MB": "8", "TIDEGATE_METRICS_ACCOUNTS": "0"}
+    )
+    assert (settings.cached_accounts, settings.store_cache_bytes, settings.metrics_accounts) == (5_000, 8 << 20, 0)
+
+
 def test_arguments_win_over_the_environment_unless_they_are_none() -> None:
     settings = Settings.from_environment(BROKER | {"TIDEGATE_APP_ID": "desk"}, broker="kafka://x:1", app_id=None)
     assert (settings.broker, settings.app_id) == ("kafka://x:1", "desk")
@@ -77,6 +84,8 @@ def test_an_unusable_broker_is_refused(broker: str) -> None:
         ("TIDEGATE_UNHEALTHY_AFTER", "0s"),
         ("TIDEGATE_STALL_DEADLINE", "soon"),
         ("TIDEGATE_INSTANCE_ID", "gate 0"),
+        ("TIDEGATE_CACHED_ACCOUNTS", "many"),
+        ("TIDEGATE_STORE_CACHE_MB", "7"),
     ],
 )
 def test_an_unusable_variable_is_named(name: str, value: str) -> None:

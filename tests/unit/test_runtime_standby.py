@@ -9,7 +9,7 @@ from streams.core.state import Change
 from streams.runtime.bounds import Bounds
 from streams.runtime.log import Restored
 from streams.runtime.standby import OutOfRange, Standby
-from streams.runtime.store import MemoryStore, Store
+from streams.runtime.store import MemoryStore, Store, state_record
 from tests.integration.support import wait_for
 
 
@@ -49,7 +49,7 @@ class MemoryFeed:
                 raise OutOfRange(f"{position} of partition {number}")
             if position < len(records):
                 upto = min(position + 2, len(records))
-                stretches[number] = Restored([one for one in records[position:upto] if one is not None], upto)
+                stretches[number] = Restored([*map(state_record, filter(None, records[position:upto]))], upto)
                 self.positions[number] = upto
         await self.holding.wait()
         await asyncio.sleep(0)

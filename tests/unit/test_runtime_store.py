@@ -21,6 +21,7 @@ from streams.runtime.store import (
     StoreError,
     change_of,
     changelog_key,
+    state_record,
 )
 
 OWNER = Identity("cluster", "tidegate", "tidegate-state", 3)
@@ -61,6 +62,14 @@ def test_the_last_of_several_changes_to_a_record_wins(store: Store) -> None:
     store.write([remember(b"a", 5), remember(b"a", 8), remember(b"b", 6), Change(DECISIONS, b"b", None)], 1)
     assert store.get(DECISIONS, b"a") == b"8"
     assert store.due(100, 10) == [Expiring(b"a", 8)]
+
+
+def test_what_the_changelog_holds_is_restored_as_it_was_written(store: Store) -> None:
+    store.restore([state_record(Change("accounts", b"a", b"1")), state_record(remember(b"x", 5))], 7)
+    assert (store.get("accounts", b"a"), store.checkpoint) == (b"1", 7)
+    store.restore([(changelog_key("accounts", b"a"), None), state_record(remember(b"x", 9))], 9)
+    assert (store.get("accounts", b"a"), store.checkpoint) == (None, 9)
+    assert store.due(100, 10) == [Expiring(b"x", 9)]
 
 
 def test_remembered_ids_are_due_in_order_of_expiry_and_only_past_it(store: Store) -> None:
