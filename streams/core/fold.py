@@ -133,7 +133,8 @@ def fold_in_slices(
             account = accounts[account_id]
         else:
             known = view.account(account_id)
-            # State is only ever made on the account's own partition: to have some is to be there.
+            # State is only ever made on the account's own partition, and the number of partitions never changes
+            # (see `Reader._check_partitions`): to have some is to be there.
             if known is None and partition_of(account_id) != batch.partition:
                 forwarded += 1
                 outputs.append(_forward(record, account_id, _cause(event)))

@@ -169,6 +169,7 @@ class Partition:
 
     async def _fold(self, records: Mapping[str, Sequence[Record]], rules: Rules) -> tuple[Batch, Commit]:
         batch = Batch(self.number, records, self._wall_ms())
+        count = _count_of(records)
         slices = self._core.fold(batch, self._view, rules, self._partition_of, SLICE_RECORDS)
         number = 0
         while True:
@@ -177,7 +178,7 @@ class Partition:
             except StopIteration as end:
                 return batch, end.value
             number += 1
-            if self._turns.is_over(number):
+            if self._turns.is_over(number, count):
                 await asyncio.sleep(0)
 
     async def settle(self) -> None:
@@ -190,7 +191,9 @@ class Partition:
             await asyncio.sleep(left_s)
 
     async def close(self) -> None:
-        """Release log and store."""
+        """Release log and store, and forget the accounts: whoever still knows the partition must not hold them all."""
+        self._view.forget()
+        self.changed = None
         try:
             await self._log.close()
         finally:
@@ -273,8 +276,11 @@ class _StoreView:
         value = self._store.get(DECISIONS, key)
         return None if value is None else self._core.decode_remembered(value)
 
-    def reset(self) -> None:
+    def forget(self) -> None:
         self._accounts.clear()
+
+    def reset(self) -> None:
+        self.forget()
         held = self._store.get(PARTITION, OFFSETS_KEY)
         self._offsets = {} if held is None else decode_offsets(held)
 

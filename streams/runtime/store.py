@@ -181,6 +181,8 @@ class RocksEnvironment:
         options.set_block_based_table_factory(table)
         options.set_write_buffer_manager(self._buffers)
         options.set_write_buffer_size(8 * 1024 * 1024)
+        # An eighth of the buffer by default: some thirty partitions' first few records would use the whole budget up.
+        options.set_arena_block_size(256 * 1024)
         options.set_max_write_buffer_number(2)
         options.set_target_file_size_base(4 * 1024 * 1024)
         options.set_max_bytes_for_level_base(16 * 1024 * 1024)

@@ -44,6 +44,7 @@ class Turns:
         async with self._long_fold:
             yield
 
-    def is_over(self, slices: int) -> bool:
-        """Whether a fold that has done so many slices should let others have the loop."""
-        return self._short > 0 or slices % _SLICES_ALONE == 0
+    def is_over(self, slices: int, records: int) -> bool:
+        """Whether a fold of so many records, so many slices of which are done, should let others have the loop."""
+        own = records < _LONG_RECORDS
+        return self._short > own or slices % _SLICES_ALONE == 0

@@ -287,6 +287,17 @@ async def test_an_id_that_is_remembered_anew_is_kept() -> None:
     assert remembered(broker) == {b"a\0signal\0s-9": False}
 
 
+async def test_a_closed_partition_holds_no_accounts() -> None:
+    one = partition(MemoryLog(Broker()), MemoryStore(expires))
+    await one.open()
+    await one.process({SIGNALS: [signal(0)]}, Rules())
+    one.changed = {"a": one.account("a")}  # type: ignore[dict-item]
+    assert one._view._accounts
+    await one.close()
+    assert not one._view._accounts
+    assert one.changed is None
+
+
 async def test_a_short_fold_gets_in_between_the_slices_of_a_long_one_and_another_long_one_waits() -> None:
     steps: list[str] = []
     turns = Turns()

@@ -5,15 +5,17 @@ import asyncio
 from streams.runtime.turns import Turns
 
 
-def slices_in_a_row(turns: Turns) -> int:
+def slices_in_a_row(turns: Turns, records: int = 500) -> int:
     """How many slices a fold does before it lets go."""
-    return next(number for number in range(1, 100) if turns.is_over(number))
+    return next(number for number in range(1, 100) if turns.is_over(number, records))
 
 
 def test_a_fold_that_nobody_waits_for_does_several_slices_in_a_row() -> None:
     turns = Turns()
     with turns.transaction(500):
         assert slices_in_a_row(turns) == 4
+    with turns.transaction(99):
+        assert slices_in_a_row(turns, 99) == 4
 
 
 def test_beside_a_short_transaction_a_fold_lets_go_after_every_slice() -> None:
