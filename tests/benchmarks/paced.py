@@ -62,9 +62,10 @@ class Probe:
         self._producer = Producer({"bootstrap.servers": setup.bootstrap, "linger.ms": 0, "acks": 1})
         self._bulk = Producer({"bootstrap.servers": setup.bootstrap, "acks": 1})
         self._consumer = Consumer(reading_all(setup.bootstrap))
-        places = [
-            TopicPartition(setup.topic(topic), number, 0) for topic in OUTPUTS for number in range(setup.partitions)
-        ]
+        places = [TopicPartition(setup.topic(topic), number) for topic in OUTPUTS for number in range(setup.partitions)]
+        for place in places:
+            # From here on: whoever reads what came before first receives what is measured late.
+            _, place.offset = self._consumer.get_watermark_offsets(place)
         self._consumer.assign(places)
         self._sent: dict[str, float] = {}
         self._received: dict[str, float] = {}
