@@ -4,6 +4,7 @@ Probes are signals (until their decision) and breaching pnl updates (until ``acc
 Sent and received by one process, so one clock tells both times.
 """
 
+import contextlib
 import heapq
 import sys
 import threading
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import orjson
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from streams.core.records import OUTPUTS, PNL
 from streams.runtime.kafka import partition_of_key
@@ -28,6 +29,7 @@ _BREACHING = "50000"
 _SEQUENCE = 1_000_000_000
 # Python hands the interpreter from thread to thread this often: five milliseconds, its default, would be measured too.
 _SWITCH_INTERVAL_S = 0.0002
+_LEADER_TRIES = 100
 
 
 class Breaches:
@@ -54,6 +56,15 @@ class Breaches:
         raise LookupError("more breaches than accounts to breach")
 
 
+def _end_of(consumer: Consumer, place: TopicPartition) -> int:
+    """Where the next record goes. A topic that was just made has no leader for a moment; raises KafkaException."""
+    for _ in range(_LEADER_TRIES):
+        with contextlib.suppress(KafkaException):
+            return int(consumer.get_watermark_offsets(place, timeout=10)[1])
+        time.sleep(0.1)
+    return int(consumer.get_watermark_offsets(place, timeout=10)[1])
+
+
 class Probe:
     """Sends records and notes when their outputs come out."""
 
@@ -65,7 +76,7 @@ class Probe:
         places = [TopicPartition(setup.topic(topic), number) for topic in OUTPUTS for number in range(setup.partitions)]
         for place in places:
             # From here on: whoever reads what came before first receives what is measured late.
-            _, place.offset = self._consumer.get_watermark_offsets(place)
+            place.offset = _end_of(self._consumer, place)
         self._consumer.assign(places)
         self._sent: dict[str, float] = {}
         self._received: dict[str, float] = {}
