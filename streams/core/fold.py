@@ -6,7 +6,6 @@ oldest goes first, ties go to controls, fills, pnl, signals. So inputs and journ
 
 import heapq
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 import orjson
@@ -15,7 +14,7 @@ from schemas.types import write_time
 from streams.core.decode import Event, decode
 from streams.core.fanout import fan_out
 from streams.core.outputs import SCHEMA_VERSION, dead_letter
-from streams.core.records import INPUTS, LOCKED, SIGNALS, Output, Record
+from streams.core.records import INPUTS, LOCKED, SIGNALS, Output, Record, timestamp_of
 from streams.core.routing import account_of
 from streams.core.rules import Rules
 from streams.core.state import (
@@ -37,7 +36,6 @@ FORWARDED = "tidegate-forwarded-from"
 ROUTED, MISKEYED = "routed", "miskeyed"
 FORWARD_BYTES_MAX = 1_048_576
 _WHOLE = 1 << 62
-_TIMESTAMP = attrgetter("timestamp_ms")
 
 
 class Batch(NamedTuple):
@@ -80,7 +78,7 @@ def merge(records: Mapping[str, Sequence[Record]]) -> Iterator[Record]:
     """The order in which one transaction applies its records."""
     queues = [records[topic] for topic in INPUTS if records.get(topic)]
     # heapq.merge compares heads only and is stable, which is the contract's rule even for times out of order.
-    return heapq.merge(*queues, key=_TIMESTAMP)
+    return heapq.merge(*queues, key=timestamp_of)
 
 
 def now_of(record: Record, wall_ms: int, rules: Rules) -> int:

@@ -21,7 +21,7 @@ from streams.runtime import kafka
 from streams.runtime.bounds import Looker
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.settings import Settings
-from streams.runtime.store import StateRecord, changelog_key
+from streams.runtime.store import StateRecord, names_table, state_record
 from streams.runtime.topics import JOURNAL, STATE, TopicNames
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def state_records(place: TopicPartition, records: Iterable[ConsumerRecord]) -> l
     found: list[StateRecord] = []
     for record in records:
         key = record.key or b""
-        if key.find(b"\x00") < 1:
+        if not names_table(key):
             where = f"changelog {place.topic} {place.partition}@{record.offset}"
             raise LogError(f"{where}: key {key[:64]!r} names no table")
         found.append((key, record.value))
@@ -148,8 +148,8 @@ class KafkaLog:
         with self._fencing_told():
             for output in outputs:
                 await sending.add(self._place_of(output), output.key, output.value, output.timestamp_ms, output.headers)
-            for table, key, value in changes:
-                await sending.add(self._state, changelog_key(table, key), value)
+            for change in changes:
+                await sending.add(self._state, *state_record(change))
             await sending.add(self._journal, None, journal)
             return (await sending.finish()).get(self._state, -1)
 

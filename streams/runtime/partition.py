@@ -17,11 +17,10 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
-from operator import attrgetter
 from typing import NamedTuple
 
 from streams.core.fold import Batch, Commit, View
-from streams.core.records import Output, Record
+from streams.core.records import Output, Record, timestamp_of
 from streams.core.rules import Rules
 from streams.core.state import DECISIONS, OFFSETS_KEY, PARTITION, Account, Change, Remembered, decode_offsets
 from streams.runtime.log import Log
@@ -37,7 +36,6 @@ from streams.runtime.policies import (
 from streams.runtime.store import Store
 from streams.runtime.turns import SLICE_RECORDS, Turns
 
-_TIMESTAMP = attrgetter("timestamp_ms")
 # Brokers still write a transaction's markers when its commit has been answered, and refuse the same producer's next one
 # meanwhile; aiokafka asks again only after 20 ms.
 _SETTLE_MIN_S = 0.005
@@ -236,7 +234,7 @@ class Partition:
         metrics = self._metrics
         for topic, applied in records.items():
             metrics.records[topic] += len(applied)
-            metrics.end_to_end_ms[topic].observe_ages(committed_ms, map(_TIMESTAMP, applied))
+            metrics.end_to_end_ms[topic].observe_ages(committed_ms, map(timestamp_of, applied))
         metrics.lock_ms.observe_ages(committed_ms, commit.locked_by_ms)
         metrics.tally(outputs)
         metrics.batch_records.observe(_count_of(records))

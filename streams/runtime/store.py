@@ -109,10 +109,15 @@ def state_record(change: Change) -> StateRecord:
     return changelog_key(change.table, change.key), change.value
 
 
+def names_table(key: bytes) -> bool:
+    """Whether a changelog key is one of ours."""
+    return key.find(b"\x00") > 0
+
+
 def change_of(key: bytes, value: bytes | None) -> Change:
     """The state record of a changelog record. Raises ValueError for a key that is none of ours."""
-    table, separator, rest = key.partition(b"\x00")
-    if not separator or not table:
+    table, _, rest = key.partition(b"\x00")
+    if not names_table(key):
         raise ValueError(f"changelog key {key[:64]!r} names no table")
     return Change(table.decode(), rest, value)
 

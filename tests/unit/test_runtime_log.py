@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import NotEnoughReplicasError, ProducerFenced
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.core.records import Output
 from streams.runtime import kafka
 from streams.runtime.bounds import Looker
-from streams.runtime.log import FencedError, KafkaLog, LogError
+from streams.runtime.log import FencedError, KafkaLog, LogError, state_records
 from streams.runtime.settings import Settings
 
 OUTPUTS = [Output("approved-orders", b"a", b"{}"), Output("account-events", b"a", b"{}")]
@@ -79,3 +80,18 @@ async def test_one_refusal_is_told_and_the_others_are_not_logged_after_it(
     gc.collect()
     assert producer.refused == 3
     assert logged == []
+
+
+def changelog_record(key: bytes | None, value: bytes | None) -> ConsumerRecord[bytes | None, bytes | None]:
+    return ConsumerRecord("state", 3, 41, 0, 0, key, value, None, 0, 0, ())
+
+
+def test_the_changelogs_records_are_kept_as_they_are() -> None:
+    records = [changelog_record(b"orders\0a", b"1"), changelog_record(b"orders\0b", None)]
+    assert state_records(TopicPartition("state", 3), records) == [(b"orders\0a", b"1"), (b"orders\0b", None)]
+
+
+@pytest.mark.parametrize("key", [None, b"", b"orders", b"\0a"])
+def test_a_changelog_record_that_names_no_table_is_refused_with_its_place(key: bytes | None) -> None:
+    with pytest.raises(LogError, match=r"state 3@41: .* names no table"):
+        state_records(TopicPartition("state", 3), [changelog_record(key, b"1")])
