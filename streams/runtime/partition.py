@@ -15,7 +15,6 @@ fatal for the worker: only a new fence and restore can tell what is durable.
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -33,6 +32,7 @@ from streams.runtime.policies import (
     reported_offset,
     reported_record,
 )
+from streams.runtime.recent import Recent
 from streams.runtime.store import Store
 from streams.runtime.turns import SLICE_RECORDS, Turns
 
@@ -253,8 +253,7 @@ class _StoreView:
     def __init__(self, store: Store, core: Core, cached_accounts: int) -> None:
         self._store = store
         self._core = core
-        self._max = cached_accounts
-        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._accounts: Recent[str, Account] = Recent(cached_accounts)
         self._offsets: Mapping[str, int] = {}
 
     @property
@@ -264,7 +263,6 @@ class _StoreView:
     def account(self, account_id: str) -> Account | None:
         held = self._accounts.get(account_id)
         if held is not None:
-            self._accounts.move_to_end(account_id)
             return held
         key = account_id.encode()
         parts = {table: value for table in self._core.tables if (value := self._store.get(table, key)) is not None}
@@ -284,8 +282,4 @@ class _StoreView:
 
     def publish(self, commit: Commit) -> None:
         self._offsets = commit.offsets
-        for account_id, account in commit.accounts.items():
-            self._accounts[account_id] = account
-            self._accounts.move_to_end(account_id)
-        while len(self._accounts) > self._max:
-            self._accounts.popitem(last=False)
+        self._accounts.update(commit.accounts)

@@ -113,8 +113,9 @@ class Settings:
     concurrency: int = 16
     """Partitions whose transactions may be under way at once."""
     restore_concurrency: int = 32
-    cached_accounts: int = 100_000
-    """Accounts kept decoded, shared evenly by the partitions; the others are read from RocksDB at each event."""
+    cached_accounts: int = 1_000_000
+    """Accounts kept decoded (1.5 KB each, more with many positions), shared evenly by the partitions; the others are
+    read from RocksDB at each event."""
     store_cache_bytes: int = 64 * 1024 * 1024
     """Block cache and write buffers of all partitions together."""
 
