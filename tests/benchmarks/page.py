@@ -94,7 +94,8 @@ def _latency(results: dict[str, Any]) -> str:
         "echo (consume, produce, commit; no state, no offsets in the transaction) on the same clients. p50 and p99 "
         "are medians of the rounds, p99.9 is of all rounds together. *Idle*: breaches of one partition, no other "
         f"load. *Amid a burst*: the same while another partition works off {latency.BURST:,} updates of another "
-        "producer.\n\n"
+        "producer. *Burst unread*: the same burst goes to a topic that Tidegate does not read, which is what the core "
+        "that broker and load share makes of it. The three in turns.\n\n"
         f"{report.table(('what', 'n', 'p50', 'p99', 'p99.9'), lines)}\n"
     )
 
