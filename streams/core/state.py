@@ -28,6 +28,7 @@ TABLES = ("accounts", "drawdown", "positions", "orders")
 DECISIONS = "decisions"
 PARTITION = "partition"
 OFFSETS_KEY = b"offsets"
+PARTITIONS_KEY = b"partitions"
 
 IdKind = Literal["signal", "fill", "command", "order"]
 _ZERO = Decimal(0)
@@ -265,6 +266,20 @@ def decode_offsets(value: bytes) -> Mapping[str, int]:
         raise ValueError(f"the offsets' state record {FORMAT.unknown(value)}")
     offsets: Mapping[str, int] = record["offsets"]
     return offsets
+
+
+def encode_partitions(partitions: int) -> bytes:
+    """The record of how many partitions the inputs had when a partition's state was first written."""
+    return msgspec.json.encode({"v": FORMAT.version, "partitions": partitions})
+
+
+def decode_partitions(value: bytes) -> int:
+    """The number of partitions out of its record. Raises ValueError for a version that is not known."""
+    record = msgspec.json.decode(value)
+    if not FORMAT.reads(record.get("v")):
+        raise ValueError(f"the partitions' state record {FORMAT.unknown(value)}")
+    partitions: int = record["partitions"]
+    return partitions
 
 
 def decode_account(parts: Mapping[str, bytes]) -> Account:

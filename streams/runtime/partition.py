@@ -21,7 +21,18 @@ from typing import NamedTuple
 from streams.core.fold import Batch, Commit, View
 from streams.core.records import Output, Record, timestamp_of
 from streams.core.rules import Rules
-from streams.core.state import DECISIONS, OFFSETS_KEY, PARTITION, Account, Change, Remembered, decode_offsets
+from streams.core.state import (
+    DECISIONS,
+    OFFSETS_KEY,
+    PARTITION,
+    PARTITIONS_KEY,
+    Account,
+    Change,
+    Remembered,
+    decode_offsets,
+    decode_partitions,
+    encode_partitions,
+)
 from streams.runtime.log import Log
 from streams.runtime.logs import log_decisions
 from streams.runtime.metrics import Metrics, PartitionMetrics
@@ -39,6 +50,10 @@ from streams.runtime.turns import SLICE_RECORDS, Turns
 # Brokers still write a transaction's markers when its commit has been answered, and refuse the same producer's next one
 # meanwhile; aiokafka asks again only after 20 ms.
 _SETTLE_MIN_S = 0.005
+
+
+class PartitionsChanged(RuntimeError):
+    """State was made with another number of partitions: keys now map to other partitions than their accounts' state."""
 
 
 class Core(NamedTuple):
@@ -71,13 +86,14 @@ class Partition:
         store: Store,
         core: Core,
         limits: Limits,
+        partitions: int,
         partition_of: Callable[[str], int],
         wall_ms: Callable[[], int],
         metrics: Metrics,
         turns: Turns | None = None,
         release_store: Callable[[], None] | None = None,
     ) -> None:
-        """``turns``: shared by a worker's partitions.
+        """``partitions``: how many the inputs have. ``turns``: shared by a worker's partitions.
 
         ``release_store``: what to do with the store at the end, other than to close it.
         """
@@ -87,6 +103,8 @@ class Partition:
         self._release_store = release_store or store.close
         self._core = core
         self._limits = limits
+        self._partitions = partitions
+        self._partitions_written = False
         self._partition_of = partition_of
         self._wall_ms = wall_ms
         self._metrics = metrics
@@ -111,7 +129,10 @@ class Partition:
         return reported_offset(self._store.get(PARTITION, POLICIES_KEY))
 
     async def open(self) -> None:
-        """Take the partition over and bring its state up to date. Raises what the log or the store raise."""
+        """Take the partition over and bring its state up to date.
+
+        Raises PartitionsChanged, and what the log or the store raise.
+        """
         progress = self._metrics.of(self.number)
         await self._log.fence()
         end = await self._log.changelog_end()
@@ -119,7 +140,19 @@ class Partition:
             # The log lost what the store has seen (or was made anew): the log is right.
             self._store.wipe()
         await self._restore(end, progress)
+        self._check_partitions()
         self._view.reset()
+
+    def _check_partitions(self) -> None:
+        """A running worker stops when topics grow; this is for one that was started after they did."""
+        held = self._store.get(PARTITION, PARTITIONS_KEY)
+        self._partitions_written = held is not None
+        if held is not None and (made_with := decode_partitions(held)) != self._partitions:
+            raise PartitionsChanged(
+                f"partition {self.number}: its state was made with {made_with} partitions, and the inputs have "
+                f"{self._partitions}: keys now map to other partitions than their accounts' state. Recreate the topics "
+                "with the old number, or start anew with another TIDEGATE_APP_ID"
+            )
 
     async def _restore(self, end: int, progress: PartitionMetrics) -> None:
         progress.restored_records = 0
@@ -151,6 +184,8 @@ class Partition:
             batch, commit = await self._fold(records, rules)
         outputs, changes = self._with_policy_dead_letters(commit, unreported)
         changes += self._forgotten(batch, rules, commit)
+        if not self._partitions_written:
+            changes.append(Change(PARTITION, PARTITIONS_KEY, encode_partitions(self._partitions)))
         folded = time.perf_counter()
 
         await self._log.begin()
@@ -158,6 +193,7 @@ class Partition:
         await self._log.commit()
         committed_ms = self._wall_ms()
         self._store.write(changes, changelog_position if changelog_position >= 0 else self._store.checkpoint)
+        self._partitions_written = True
         self._view.publish(commit)
         log_decisions(self.number, commit.outputs)
 

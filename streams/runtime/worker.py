@@ -178,6 +178,7 @@ class Worker:
                 settings.forget_slack_ms,
                 settings.forget_max_per_batch,
             ),
+            partitions=layout.partitions,
             partition_of=layout.partition_of,
             wall_ms=clock.now_ms,
             metrics=self.metrics,

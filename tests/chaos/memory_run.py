@@ -170,6 +170,7 @@ class _Run:
             store=self._disks[number],
             core=Core(fold_in_slices, decode_account, decode_remembered, TABLES),
             limits=Limits(10, 60_000, FORGET_SLACK_MS, 5),
+            partitions=self._partitions,
             partition_of=lambda account_id: partition_of_key(account_id.encode(), self._partitions),
             wall_ms=lambda: self._wall_ms,
             metrics=Metrics(),

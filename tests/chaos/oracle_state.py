@@ -26,7 +26,7 @@ from tests.chaos.recording import JOURNAL, STATE, Rec, Recording, Store
 from tests.model.naive import DAILY, TRAILING, WEEKLY, Account, Json, NaiveGate, Period, duration_ms, end_ms
 
 TABLES = ("accounts", "drawdown", "positions", "orders")
-_OFFSETS, _POLICIES = b"partition\0offsets", b"partition\0policies"
+_OFFSETS, _POLICIES, _PARTITIONS = b"partition\0offsets", b"partition\0policies", b"partition\0partitions"
 # Quotients without an end are kept to so many digits: one less decides. All other figures must be equal.
 _DIGITS = {"observed": Fraction(1, 10**98), "average_price": Fraction(1, 10**32)}
 _MISSING = "nothing"
@@ -278,6 +278,8 @@ class StateCheck:
     """What the model last said of each record."""
     _reported: int = -1
     """The last unusable policy that was said to be dead-lettered."""
+    _counted: bool = False
+    """Whether the number of partitions was written, which is done once."""
 
     def __post_init__(self) -> None:
         runs = runs_of(self.recording, self.replay.partition)
@@ -327,6 +329,8 @@ class StateCheck:
             where = f"{STATE}-{self.replay.partition}@{self._waiting[0].offset}"
             self.findings.add(STATE_MISMATCH, where, "was written by no transaction of the journal")
             self._waiting = next(self._runs, None)
+        if not self._counted and any(True for _ in self.recording.records(STATE, self.replay.partition)):
+            self.findings.add(STATE_MISMATCH, f"{STATE}-{self.replay.partition}", f"{_PARTITIONS!r} was never written")
         for key, where in self._owed.items():
             place = f"{STATE}-{self.replay.partition}"
             self.findings.add(STATE_MISMATCH, place, f"{key!r} changed with {where} and was never written after it")
@@ -384,6 +388,10 @@ class StateCheck:
                 return f"is {value!r} after {self._reported}"
             self._reported = reported
             return ""
+        if key == _PARTITIONS:
+            again, self._counted = self._counted, True
+            wanted = {"v": 1, "partitions": self.recording.partitions("signals")}
+            return "is written again" if again else "" if _json(value) == wanted else f"is {value!r}, expected {wanted}"
         if value is None:
             return self._forgetting(key, transaction)
         if key not in allowed:

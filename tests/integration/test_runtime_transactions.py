@@ -66,6 +66,7 @@ class Gate:
             store=store,
             core=standin.CORE,
             limits=LIMITS,
+            partitions=1,
             partition_of=lambda _account_id: 0,
             wall_ms=lambda: 1_000_000,
             metrics=Metrics(),
@@ -121,6 +122,7 @@ async def test_outputs_state_and_journal_become_visible_together(gate: Gate) -> 
         b"decisions\0a\0signal\0s-0",
         b"decisions\0a\0signal\0s-1",
         b"partition\0offsets",
+        b"partition\0partitions",
     }
     assert len(await gate.read(JOURNAL)) == 1
 

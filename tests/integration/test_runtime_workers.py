@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import RecordsToDelete
+from aiokafka.admin import NewPartitions, RecordsToDelete
 from aiokafka.producer import message_accumulator
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
@@ -519,3 +519,22 @@ async def test_the_state_changelog_holds_one_live_record_per_account_and_table(g
     assert tables["drawdown"] == len(ACCOUNTS)
     assert tables["orders"] == len(ACCOUNTS)
     assert tables["decisions"] == 24
+
+
+async def test_topics_that_grew_while_no_worker_ran_stop_the_next_one(gate: Gate) -> None:
+    await gate.create(1)
+    with gate.worker() as worker:
+        await gate.put(SIGNALS, [("a", {"id": "1"})])
+        await gate.expect(APPROVED, 1)
+        assert worker.terminate() == 0
+    admin = clients.admin(gate.settings("any"))
+    await admin.start()
+    try:
+        inputs_and_state = [gate.names.physical(topic) for topic in (*INPUTS, STATE, JOURNAL)]
+        await admin.create_partitions({name: NewPartitions(2) for name in inputs_and_state})
+    finally:
+        await admin.close()
+    with gate.worker("anew") as heir:
+        assert heir.wait_exit() == 1
+    assert "partition 0: its state was made with 1 partitions, and the inputs have 2" in heir.log.splitlines()[-1]
+    assert "another TIDEGATE_APP_ID" in heir.log.splitlines()[-1]

@@ -403,6 +403,7 @@ class _Worker:
             release_store=lambda: self._stores.hand_back(number),
             core=Core(fold_in_slices, decode_account, decode_remembered, TABLES),
             limits=Limits(2, self._settings.transaction_deadline_ms, 0, 5),
+            partitions=self._life.partitions,
             partition_of=lambda _account_id: number,
             wall_ms=self._life.wall_ms,
             metrics=self._metrics,

@@ -158,6 +158,7 @@ class _Life:
             store=SimulatedStore(self.disk, faults),
             core=Core(fold_in_slices, decode_account, decode_remembered, TABLES),
             limits=Limits(2, 60_000, 0, 5),
+            partitions=1,
             partition_of=lambda _account_id: 0,
             wall_ms=lambda: self._wall_ms,
             metrics=Metrics(),

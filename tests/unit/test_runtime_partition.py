@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from streams.core.fold import Batch, Commit, View
 from streams.core.records import APPROVED, DEAD_LETTERS, SIGNALS, Output, Record
 from streams.core.rules import Rules
-from streams.core.state import DECISIONS, OFFSETS_KEY, PARTITION, Change, decode_offsets
+from streams.core.state import DECISIONS, OFFSETS_KEY, PARTITION, PARTITIONS_KEY, Change, decode_offsets
 from streams.runtime.log import LogError
 from streams.runtime.metrics import Metrics
-from streams.runtime.partition import Core, Limits, Partition
+from streams.runtime.partition import Core, Limits, Partition, PartitionsChanged
 from streams.runtime.policies import DEAD_LETTERS_PER_BATCH, POLICIES_KEY, PolicyDeadLetter
 from streams.runtime.store import MemoryStore
 from streams.runtime.turns import Turns
@@ -49,6 +49,7 @@ def partition(
     store: MemoryStore,
     core: Core = standin.CORE,
     turns: Turns | None = None,
+    partitions: int = 2,
     **limits: int,
 ) -> Partition:
     return Partition(
@@ -65,6 +66,7 @@ def partition(
             }
             | limits
         ),
+        partitions=partitions,
         partition_of=lambda account_id: 1 if account_id == "elsewhere" else 0,
         wall_ms=lambda: NOW_MS,
         metrics=Metrics(),
@@ -117,6 +119,7 @@ async def test_closing_releases_log_and_store_also_if_the_log_fails() -> None:
             store=store,
             core=standin.CORE,
             limits=Limits(1, 1, 1, 1),
+            partitions=1,
             partition_of=lambda _account_id: 0,
             wall_ms=lambda: 0,
             metrics=Metrics(),
@@ -285,6 +288,55 @@ async def test_an_id_that_is_remembered_anew_is_kept() -> None:
     await one.open()
     await one.process({SIGNALS: [signal(9)]}, Rules())
     assert remembered(broker) == {b"a\0signal\0s-9": False}
+
+
+# -- the number of partitions
+
+
+def counted(broker: Broker) -> list[bytes | None]:
+    return [one.value for one in broker.changelog if one is not None and one.key == PARTITIONS_KEY]
+
+
+async def test_the_number_of_partitions_is_written_with_the_first_transaction_and_never_again() -> None:
+    broker = Broker()
+    one = await opened(broker, MemoryStore(expires))
+    for offset in range(2):
+        await one.process({SIGNALS: [signal(offset)]}, Rules())
+    heir = await opened(broker, MemoryStore(expires))
+    await heir.process({SIGNALS: [signal(2)]}, Rules())
+    assert counted(broker) == [b'{"v":1,"partitions":2}']
+
+
+async def test_a_first_transaction_that_fails_leaves_the_number_to_the_next_owner() -> None:
+    broker = Broker()
+    one = await opened(broker, MemoryStore(expires), crash_at="commit")
+    with pytest.raises(Crash):
+        await one.process({SIGNALS: [signal(0)]}, Rules())
+    heir = await opened(broker, MemoryStore(expires))
+    await heir.process({SIGNALS: [signal(0)]}, Rules())
+    assert counted(broker) == [b'{"v":1,"partitions":2}']
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+async def test_state_of_another_number_of_partitions_is_not_taken_over(on_disk: bool) -> None:
+    broker, store = Broker(), MemoryStore(expires)
+    one = await opened(broker, store)
+    await one.process({SIGNALS: [signal(0)]}, Rules())
+    grown = partition(MemoryLog(broker), store if on_disk else MemoryStore(expires), partitions=3)
+    with pytest.raises(PartitionsChanged, match=r"partition 0: .* made with 2 partitions, and the inputs have 3: .*"):
+        await grown.open()
+
+
+async def test_state_without_a_number_takes_the_present_one() -> None:
+    broker = Broker()
+    one = await opened(broker, MemoryStore(expires))
+    await one.process({SIGNALS: [signal(0)]}, Rules())
+    # As releases before this record left it.
+    broker.changelog = [None if change and change.key == PARTITIONS_KEY else change for change in broker.changelog]
+    heir = partition(MemoryLog(broker), MemoryStore(expires), partitions=3)
+    await heir.open()
+    await heir.process({SIGNALS: [signal(1)]}, Rules())
+    assert counted(broker) == [b'{"v":1,"partitions":3}']
 
 
 async def test_a_closed_partition_holds_no_accounts() -> None:

@@ -61,6 +61,7 @@ class Life:
             store=store,
             core=Core(fold_in_slices, decode_account, decode_remembered, TABLES),
             limits=Limits(1, 60_000, 3_600_000, 100),  # one live account: all others come out of their records
+            partitions=1,
             partition_of=lambda _account: 0,
             wall_ms=lambda: self._wall_ms,
             metrics=Metrics(),
