@@ -1,7 +1,7 @@
 """``python -m tests.benchmarks [ITEM …]``: one JSON line a figure, and ``RESULTS.md`` from all items measured so far.
 
-Items: one-worker, latency, state, scale, step; none named: all, or with ``--quick`` the first two at small sizes. Each
-keeps its results in ``results/``, so that they can be measured one at a time.
+Items: one-worker, latency, burst, state, scale, step; none named: all, or with ``--quick`` the first three at small
+sizes. Each keeps its results in ``results/``, so that they can be measured one at a time.
 """
 
 import argparse
@@ -15,7 +15,9 @@ def main() -> int:
     """Measure, print, write the page. 0 also when a goal is missed: figures are for reading."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure Tidegate and its peers.")
     parser.add_argument("items", nargs="*", type=_item, metavar="ITEM", help=", ".join(ITEMS))
-    parser.add_argument("--quick", action="store_true", help="small sizes; by default only one-worker and latency")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes; by default only one-worker, latency and burst"
+    )
     parser.add_argument("--page", action="store_true", help="measure nothing, write RESULTS.md from what is kept")
     arguments = parser.parse_args()
     names = arguments.items or [name for name, item in ITEMS.items() if item.quick or not arguments.quick]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from tests.benchmarks import latency, one_worker, scale, state, steps
+from tests.benchmarks import burst, latency, one_worker, scale, state, steps
 from tests.benchmarks.figures import Figure
 
 
@@ -28,6 +28,12 @@ ITEMS = {
         "Latency",
         lambda quick: latency.run(latency.QUICK if quick else latency.FULL),
         latency.figures,
+        quick=True,
+    ),
+    "burst": Item(
+        "A breach amid a burst",
+        lambda quick: burst.run(burst.QUICK if quick else burst.FULL),
+        burst.figures,
         quick=True,
     ),
     "state": Item("State", lambda quick: state.run(state.QUICK if quick else state.FULL), state.figures),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.benchmarks import latency, one_worker, report, scale, sizing, state, steps
+from tests.benchmarks import burst, latency, one_worker, report, scale, sizing, state, steps
 from tests.benchmarks.engines import TIDEGATE, TIDEGATE_REDUCED
 from tests.benchmarks.figures import median_of
 from tests.benchmarks.items import ITEMS
@@ -16,8 +16,8 @@ and in every Python engine the same pure step, so that what differs is the engin
 are pinned to one core, the engine to the other. Medians, with the spread (lowest–highest) in brackets. CPU is user and
 system time of the engine's process. Each section says when and under which conditions it was measured.
 
-To reproduce: `make bench` (everything, about an hour), `make bench QUICK=1` (one worker and latency at small sizes,
-under ten minutes), or one item: `make bench ITEMS=state`.
+To reproduce: `make bench` (everything, about an hour), `make bench QUICK=1` (one worker, latency and burst at small
+sizes, under ten minutes), or one item: `make bench ITEMS=state`.
 """
 
 
@@ -92,10 +92,20 @@ def _latency(results: dict[str, Any]) -> str:
         f"decision, a breaching `pnl` to `account-locked`. {latency.ACCOUNTS:,} accounts, {latency.PARTITIONS} "
         f"partitions, {size['seconds']} s at each rate, {size['rounds']} rounds in turns with a bare transactional "
         "echo (consume, produce, commit; no state, no offsets in the transaction) on the same clients. p50 and p99 "
-        "are medians of the rounds, p99.9 is of all rounds together. *Idle*: breaches of one partition, no other "
-        f"load. *Amid a burst*: the same while another partition works off {latency.BURST:,} updates of another "
-        "producer. *Burst unread*: the same burst goes to a topic that Tidegate does not read, which is what the core "
-        "that broker and load share makes of it. The three in turns.\n\n"
+        "are medians of the rounds, p99.9 is of all rounds together.\n\n"
+        f"{report.table(('what', 'n', 'p50', 'p99', 'p99.9'), lines)}\n"
+    )
+
+
+def _burst(results: dict[str, Any]) -> str:
+    size = results["size"]
+    lines = [(row.name, row.samples, row.p50, row.p99, f"{row.p999:.1f}") for row in latency.rows(results)]
+    return (
+        "A breaching `pnl` of one partition until its `account-locked` is received, in ms, every 20 ms. *Idle*: no "
+        f"other load. *Amid a burst*: another partition works off {burst.UPDATES:,} updates of another producer. "
+        "*Burst unread*: the same burst goes to a topic that Tidegate does not read, which is what broker and load "
+        f"make of it on the core that they share. In turns, {size['bursts']} times in each of {size['rounds']} lives "
+        "of a worker.\n\n"
         f"{report.table(('what', 'n', 'p50', 'p99', 'p99.9'), lines)}\n"
     )
 
@@ -156,4 +166,11 @@ def _step(results: dict[str, Any]) -> str:
     )
 
 
-_SECTIONS = {"one-worker": _one_worker, "latency": _latency, "state": _state, "scale": _scale, "step": _step}
+_SECTIONS = {
+    "one-worker": _one_worker,
+    "latency": _latency,
+    "burst": _burst,
+    "state": _state,
+    "scale": _scale,
+    "step": _step,
+}

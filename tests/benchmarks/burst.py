@@ -1,0 +1,157 @@
+"""Item 2, its last sentence: a breach of one partition while another one takes a burst.
+
+Beside breaches without other load, and beside the same burst sent to a topic that Tidegate does not read, which is what
+broker and load make of it on the core that they share. The three take turns within each worker's life.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from infra.brokers import KafkaCluster
+from streams.core.records import PNL
+from streams.runtime.kafka import partition_of_key
+from tests.benchmarks.engines import TIDEGATE, Peer, Tidegate, start
+from tests.benchmarks.figures import Figure, percentile
+from tests.benchmarks.latency import ACCOUNTS, PARTITIONS, SHARES, publish, rows, summary
+from tests.benchmarks.paced import Breaches, Probe
+from tests.benchmarks.peers.setup import Setup
+from tests.benchmarks.processes import BROKER_CORE, pinned_to
+from tests.benchmarks.stream import Encoded, encoded
+from tests.benchmarks.workload import Event, Workload, account_name
+
+UPDATES = 10_000
+IDLE, AMID, UNREAD = "breach, idle", "breach amid a burst", "breach, burst unread"
+_PROBED, _BURSTING = 0, 1
+_PROBE_GAP_S = 0.02
+_PROBES_OF_A_BURST = 60
+"""At most; a burst takes less than half a second."""
+_DEADLINE_S = 60.0
+_TOPIC = "unread"
+
+
+class Size(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    """Lives of a worker."""
+    idle_probes: int
+    """Before each burst."""
+    warm_up_bursts: int
+    bursts: int
+
+
+FULL = Size(rounds=5, idle_probes=20, warm_up_bursts=2, bursts=8)
+QUICK = Size(rounds=5, idle_probes=20, warm_up_bursts=2, bursts=3)
+
+
+def run(size: Size) -> dict[str, Any]:
+    """Latencies in ms, by what goes on meanwhile and round."""
+    found: dict[str, list[list[float]]] = {IDLE: [], AMID: [], UNREAD: []}
+    with pinned_to(BROKER_CORE), KafkaCluster() as cluster:
+        for number in range(size.rounds):
+            for name, values in _measure(cluster.bootstrap, f"burst-{number}-", size).items():
+                found[name].append(values)
+                line = ", ".join(f"{label} {percentile(values, share):.1f}" for label, share in SHARES.items())
+                print(f"round {number + 1}: {name}: {line} ms (n = {len(values)})", file=sys.stderr)
+    return {"size": size._asdict(), "latencies": {name: summary(rounds) for name, rounds in found.items()}}
+
+
+def _measure(bootstrap: str, prefix: str, size: Size) -> dict[str, list[float]]:
+    # Probes are all on one partition, and partitions do not share names quite evenly.
+    on_one = _PROBES_OF_A_BURST * (size.warm_up_bursts + 2 * size.bursts) + size.idle_probes * size.bursts
+    breaches = Breaches(ACCOUNTS, PARTITIONS * on_one * 5 // 4, PARTITIONS)
+    with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory:
+        setup = Setup(bootstrap, prefix, directory, PARTITIONS, ACCOUNTS + len(breaches.names))
+        with start(TIDEGATE, setup) as running, Probe(setup) as probe:
+            publish(probe, running, [*Workload(ACCOUNTS).first_marks(), *breaches.marks()])
+            return _in_turns(probe, running, breaches, size)
+
+
+def _in_turns(probe: Probe, running: Peer | Tidegate, breaches: Breaches, size: Size) -> dict[str, list[float]]:
+    probe.make_topic(_TOPIC)
+    for _ in range(size.warm_up_bursts):
+        _burst(probe, running, breaches)
+    idle: list[float] = []
+    amid: list[float] = []
+    unread: list[float] = []
+    for _ in range(size.bursts):
+        idle += _probed(probe, running, breaches, size.idle_probes * _PROBE_GAP_S)
+        began = time.perf_counter()
+        amid += _burst(probe, running, breaches)
+        seconds = time.perf_counter() - began
+        elsewhere = [one._replace(topic=_TOPIC, partition=0) for one in _updates()]
+        unread += _probed(probe, running, breaches, seconds, elsewhere)
+    return {IDLE: idle, AMID: amid, UNREAD: unread}
+
+
+def _burst(probe: Probe, running: Peer | Tidegate, breaches: Breaches) -> list[float]:
+    """Breaches of one partition while another one works off a burst of updates."""
+    end = running.positions().get((PNL, _BURSTING), 0) + UPDATES
+    updates = _updates()
+    return _amid(probe, running, breaches, updates, lambda: running.positions().get((PNL, _BURSTING), 0) >= end)
+
+
+def _probed(
+    probe: Probe, running: Peer | Tidegate, breaches: Breaches, seconds: float, updates: Sequence[Encoded] = ()
+) -> list[float]:
+    """Breaches of one partition for a time that begins with ``updates``."""
+    end = time.perf_counter() + seconds
+
+    def is_over() -> bool:
+        running.positions()  # as often as amid a burst: it asks the broker
+        return time.perf_counter() >= end
+
+    return _amid(probe, running, breaches, updates, is_over)
+
+
+def _amid(
+    probe: Probe,
+    running: Peer | Tidegate,
+    breaches: Breaches,
+    updates: Sequence[Encoded],
+    is_over: Callable[[], bool],
+) -> list[float]:
+    """Breaches of one partition while and after ``updates`` are published."""
+    accounts: list[str] = []
+    next_at = time.perf_counter()
+    for number, one in enumerate(updates):
+        probe.send_in_bulk(one)
+        if number % 500 == 0 and time.perf_counter() >= next_at:
+            next_at = _breach(probe, breaches, accounts)
+    while not is_over():
+        running.process.check()
+        if time.perf_counter() >= next_at:
+            next_at = _breach(probe, breaches, accounts)
+        time.sleep(0.005)
+    return probe.latencies_ms(accounts, _DEADLINE_S, running.process.check)
+
+
+def _breach(probe: Probe, breaches: Breaches, accounts: list[str]) -> float:
+    """Send one; when the next is due."""
+    one = breaches.next(_PROBED)
+    accounts.append(one.key.decode())
+    probe.send(one, accounts[-1])
+    return time.perf_counter() + _PROBE_GAP_S
+
+
+def _updates() -> list[Encoded]:
+    names = [account_name(number) for number in range(ACCOUNTS)]
+    names = [name for name in names if partition_of_key(name.encode(), PARTITIONS) == _BURSTING]
+    base = time.time_ns() // 1_000_000
+    values = (
+        (names[number % len(names)], {"sequence": base + number, "equity": "100010", "marks": {"BTC-USD": "16500"}})
+        for number in range(UPDATES)
+    )
+    return encoded([Event(PNL, name, {"account_id": name, **value}) for name, value in values], PARTITIONS)
+
+
+def figures(results: Mapping[str, Any]) -> list[Figure]:
+    """The item's figures, with the goal that they are held against."""
+    p99 = {row.name: row.p99.value for row in rows(results)}
+    return [
+        Figure("breach_amid_burst_p99", p99[AMID], "ms", against, p99[AMID] / p99[other], goal)
+        for other, against, goal in ((IDLE, "idle", "<= 1.5"), (UNREAD, "the same burst unread", None))
+    ]
