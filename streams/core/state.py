@@ -223,6 +223,13 @@ class Format:
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise ValueError(f"state record of table {table!r} cannot be read: {error}") from None
 
+    def decode_plain(self, name: str, value: bytes) -> dict[str, Any]:
+        """A record of table ``partition``, which no upgrade touches. Raises ValueError for a version not known."""
+        record: dict[str, Any] = msgspec.json.decode(value)
+        if not self.reads(record.get("v")):
+            raise ValueError(f"the {name}' state record {self.unknown(value)}")
+        return record
+
     def reads(self, version: object) -> bool:
         """Whether records of a version can be read."""
         return version == self.version or version in self._upgrades
@@ -261,10 +268,7 @@ def encode_offsets(offsets: Mapping[str, int]) -> bytes:
 
 def decode_offsets(value: bytes) -> Mapping[str, int]:
     """Last applied offset by topic out of its record. Raises ValueError for a version that is not known."""
-    record = msgspec.json.decode(value)
-    if not FORMAT.reads(record.get("v")):
-        raise ValueError(f"the offsets' state record {FORMAT.unknown(value)}")
-    offsets: Mapping[str, int] = record["offsets"]
+    offsets: Mapping[str, int] = FORMAT.decode_plain("offsets", value)["offsets"]
     return offsets
 
 
@@ -275,10 +279,7 @@ def encode_partitions(partitions: int) -> bytes:
 
 def decode_partitions(value: bytes) -> int:
     """The number of partitions out of its record. Raises ValueError for a version that is not known."""
-    record = msgspec.json.decode(value)
-    if not FORMAT.reads(record.get("v")):
-        raise ValueError(f"the partitions' state record {FORMAT.unknown(value)}")
-    partitions: int = record["partitions"]
+    partitions: int = FORMAT.decode_plain("partitions", value)["partitions"]
     return partitions
 
 

@@ -52,8 +52,15 @@ from streams.runtime.turns import SLICE_RECORDS, Turns
 _SETTLE_MIN_S = 0.005
 
 
+REPARTITIONED = (
+    "keys now map to other partitions than their accounts' state. Recreate the topics with the old number, or start "
+    "anew with another TIDEGATE_APP_ID"
+)
+"""What it means that the number of partitions changed, and the remedy."""
+
+
 class PartitionsChanged(RuntimeError):
-    """State was made with another number of partitions: keys now map to other partitions than their accounts' state."""
+    """State was made with another number of partitions than the inputs have."""
 
 
 class Core(NamedTuple):
@@ -150,8 +157,7 @@ class Partition:
         if held is not None and (made_with := decode_partitions(held)) != self._partitions:
             raise PartitionsChanged(
                 f"partition {self.number}: its state was made with {made_with} partitions, and the inputs have "
-                f"{self._partitions}: keys now map to other partitions than their accounts' state. Recreate the topics "
-                "with the old number, or start anew with another TIDEGATE_APP_ID"
+                f"{self._partitions}: {REPARTITIONED}"
             )
 
     async def _restore(self, end: int, progress: PartitionMetrics) -> None:

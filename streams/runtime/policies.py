@@ -44,10 +44,7 @@ def reported_offset(held: bytes | None) -> int:
         return -1
     if held.isdigit():
         return int(held)
-    record = orjson.loads(held)
-    if not FORMAT.reads(record.get("v")):
-        raise ValueError(f"the policies' state record {FORMAT.unknown(held)}")
-    return int(record["reported"])
+    return int(FORMAT.decode_plain("policies", held)["reported"])
 
 
 def reported_record(offset: int) -> bytes:

@@ -27,7 +27,7 @@ from streams.runtime.bounds import Bounds, Looker
 from streams.runtime.inbox import NON_SIGNALS, Inbox, size_of
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.metrics import Metrics
-from streams.runtime.partition import Partition
+from streams.runtime.partition import REPARTITIONED, Partition
 from streams.runtime.policies import Policies, PolicyDeadLetter
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames
@@ -226,9 +226,7 @@ class Reader(Service):
             count = len(self.consumer.partitions_for_topic(topic) or ())
             if count != self._partitions:
                 raise ReaderError(
-                    f"topic {topic} has {count} partitions and had {self._partitions} at the start: keys now map to "
-                    "other partitions than their accounts' state. Recreate the topic with the old number, or start "
-                    "anew with another TIDEGATE_APP_ID"
+                    f"topic {topic} has {count} partitions and had {self._partitions} at the start: {REPARTITIONED}"
                 )
 
     async def release(self) -> None:

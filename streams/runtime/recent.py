@@ -12,7 +12,7 @@ class Recent(Generic[Key, Value]):
 
     When it is full the young generation becomes the old one, and from then on old entries make room for new ones,
     those that came in last first: among accounts they are the rare ones. As long as all entries fit, a look-up is one
-    of a dict. An exact order of use would be written at each, which among a million entries is most of its time.
+    of a dict; an exact order of use would be written at each, to memory that is cold among a million entries.
     """
 
     def __init__(self, limit: int) -> None:

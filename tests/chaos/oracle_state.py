@@ -389,9 +389,11 @@ class StateCheck:
             self._reported = reported
             return ""
         if key == _PARTITIONS:
-            again, self._counted = self._counted, True
+            if self._counted:
+                return "is written again"
+            self._counted = True
             wanted = {"v": 1, "partitions": self.recording.partitions("signals")}
-            return "is written again" if again else "" if _json(value) == wanted else f"is {value!r}, expected {wanted}"
+            return "" if _json(value) == wanted else f"is {value!r}, expected {wanted}"
         if value is None:
             return self._forgetting(key, transaction)
         if key not in allowed:
