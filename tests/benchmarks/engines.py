@@ -3,13 +3,14 @@
 import asyncio
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import orjson
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from streams.core.fold import fold
 from streams.core.records import OUTPUTS
@@ -224,6 +225,13 @@ def written_bytes(settings: Settings, partitions: int) -> dict[str, int]:
                 sizes[kinds[message.topic()]] += len(message.value() or b"") + len(message.key() or b"")
     consumer.close()
     return sizes
+
+
+def make_topics(bootstrap: str, names: Iterable[str]) -> None:
+    """Topics of one partition that no engine knows. Raises KafkaException."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for made in admin.create_topics([NewTopic(name, 1, 1) for name in names]).values():
+        made.result(timeout=30)
 
 
 def reading_all(bootstrap: str) -> dict[str, Any]:

@@ -45,9 +45,14 @@ def run(size: Size) -> dict[str, Any]:
             for engine in (TIDEGATE, ECHO):
                 for name, values in _measure(engine, cluster.bootstrap, f"{engine.name}-{number}-", size).items():
                     found.setdefault(f"{engine.name} {name}", []).append(values)
-                    line = ", ".join(f"{label} {percentile(values, share):.1f}" for label, share in SHARES.items())
-                    print(f"round {number + 1}: {engine.title}: {name}: {line} ms (n = {len(values)})", file=sys.stderr)
+                    say(number, f"{engine.title}: {name}", values)
     return {"size": size._asdict(), "latencies": {name: summary(rounds) for name, rounds in found.items()}}
+
+
+def say(number: int, name: str, values: list[float]) -> None:
+    """What a round has found, for whoever watches."""
+    line = ", ".join(f"{label} {percentile(values, share):.1f}" for label, share in SHARES.items())
+    print(f"round {number + 1}: {name}: {line} ms (n = {len(values)})", file=sys.stderr)
 
 
 def summary(rounds: list[list[float]]) -> dict[str, Any]:

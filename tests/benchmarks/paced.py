@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import orjson
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
 
 from streams.core.records import OUTPUTS, PNL
 from streams.runtime.kafka import partition_of_key
@@ -109,12 +108,6 @@ class Probe:
         """Publish as another pipeline would: by a producer of its own, with the client's own batching."""
         self._bulk.produce(self._setup.topic(one.topic), one.value, one.key, one.partition)
         self._bulk.poll(0)
-
-    def make_topic(self, logical: str) -> None:
-        """A topic of one partition that no engine knows. Raises KafkaException."""
-        admin = AdminClient({"bootstrap.servers": self._setup.bootstrap})
-        for made in admin.create_topics([NewTopic(self._setup.topic(logical), 1, 1)]).values():
-            made.result()
 
     def flush(self) -> None:
         self._producer.flush()

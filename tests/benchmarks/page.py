@@ -86,27 +86,30 @@ def _one_worker(results: dict[str, Any]) -> str:
 
 def _latency(results: dict[str, Any]) -> str:
     size = results["size"]
-    lines = [(row.name, row.samples, row.p50, row.p99, f"{row.p999:.1f}") for row in latency.rows(results)]
     return (
         "From the call that publishes a record to the read-committed receipt of its output, in ms: a signal to its "
         f"decision, a breaching `pnl` to `account-locked`. {latency.ACCOUNTS:,} accounts, {latency.PARTITIONS} "
         f"partitions, {size['seconds']} s at each rate, {size['rounds']} rounds in turns with a bare transactional "
         "echo (consume, produce, commit; no state, no offsets in the transaction) on the same clients. p50 and p99 "
         "are medians of the rounds, p99.9 is of all rounds together.\n\n"
-        f"{report.table(('what', 'n', 'p50', 'p99', 'p99.9'), lines)}\n"
+        f"{_percentiles(results)}\n"
     )
+
+
+def _percentiles(results: dict[str, Any]) -> str:
+    lines = [(row.name, row.samples, row.p50, row.p99, f"{row.p999:.1f}") for row in latency.rows(results)]
+    return report.table(("what", "n", "p50", "p99", "p99.9"), lines)
 
 
 def _burst(results: dict[str, Any]) -> str:
     size = results["size"]
-    lines = [(row.name, row.samples, row.p50, row.p99, f"{row.p999:.1f}") for row in latency.rows(results)]
     return (
         "A breaching `pnl` of one partition until its `account-locked` is received, in ms, every 20 ms. *Idle*: no "
         f"other load. *Amid a burst*: another partition works off {burst.UPDATES:,} updates of another producer. "
         "*Burst unread*: the same burst goes to a topic that Tidegate does not read, which is what broker and load "
         f"make of it on the core that they share. In turns, {size['bursts']} times in each of {size['rounds']} lives "
         "of a worker.\n\n"
-        f"{report.table(('what', 'n', 'p50', 'p99', 'p99.9'), lines)}\n"
+        f"{_percentiles(results)}\n"
     )
 
 

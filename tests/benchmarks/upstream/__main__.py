@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import aiokafka
-from confluent_kafka.admin import AdminClient, NewTopic
 
 from infra.brokers import KafkaCluster
+from tests.benchmarks.engines import make_topics
 from tests.benchmarks.figures import percentile
 from tests.benchmarks.processes import BROKER_CORE, ENGINE_CORE, pinned_to
 
@@ -37,9 +37,7 @@ def main() -> None:
     with pinned_to(BROKER_CORE), KafkaCluster() as cluster, tempfile.TemporaryDirectory() as name:
         variants = {"as installed": None, "patched": patched(Path(name))}
         found: dict[str, list[dict[str, Any]]] = {label: [] for label in variants}
-        admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
-        for created in admin.create_topics([NewTopic(f"t-{number}", 1, 1) for number in range(ROUNDS)]).values():
-            created.result(timeout=30)
+        make_topics(cluster.bootstrap, [f"t-{number}" for number in range(ROUNDS)])
         for number in range(ROUNDS):
             for label, path in variants.items():
                 found[label].append(_measure(cluster.bootstrap, f"t-{number}", path))
