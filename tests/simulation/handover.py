@@ -311,7 +311,8 @@ class _Worker:
         self._channel: asyncio.Queue[Work] = asyncio.Queue()
         self._under_way: set[int] = set()
         self._partitions: dict[int, _Watched] = {}
-        self._began_s = 0.0
+        self._began_s: float | None = None
+        """When it began to let go what it has not let go yet."""
         self.consumer = life.consumers[name] = SimulatedConsumer(
             life.random,
             life.group,
@@ -353,7 +354,7 @@ class _Worker:
             self._judge_crash(self._reader.crash_reason)
             return
         self._tell("stops")
-        if self.consumer.is_assigned.is_set():
+        if self._began_s is None:
             self._began()
         await self._reader.stop()
         self._tell("stopped")
@@ -460,9 +461,11 @@ class _Worker:
 
     def _released(self) -> None:
         self._tell("has let go")
-        took_s = asyncio.get_running_loop().time() - self.process.frozen_s - self._began_s
-        if took_s > _RELEASE_MAX_S:
-            self._harm(f"let go only after {took_s:.1f} s")
+        if self._began_s is not None:
+            took_s = self._awake_s() - self._began_s
+            if took_s > _RELEASE_MAX_S:
+                self._harm(f"let go only after {took_s:.1f} s")
+            self._began_s = None
         if self._under_way:
             self._harm(f"has let go, and decides on: partitions {sorted(self._under_way)}")
         if left := [name for name in self.process.running() if name.startswith("partition ")]:
@@ -477,7 +480,10 @@ class _Worker:
         return "settling" if self._partitions[number].is_settling else "waiting"
 
     def _began(self) -> None:
-        self._began_s = asyncio.get_running_loop().time() - self.process.frozen_s
+        self._began_s = self._awake_s()
+
+    def _awake_s(self) -> float:
+        return asyncio.get_running_loop().time() - self.process.frozen_s
 
     def _judge_crash(self, reason: BaseException | None) -> None:
         """Whoever was cut off may be fenced, and so may whoever followed him: he learns of it late."""
@@ -515,8 +521,8 @@ class _OwnedLog(SimulatedLog):
         super().__init__(topic, faults)
         self._on_fence = on_fence
 
-    async def fence(self) -> None:
-        await super().fence()
+    def _shut_out(self) -> None:
+        super()._shut_out()
         self._on_fence()
 
 

@@ -80,10 +80,14 @@ class SimulatedLog:
 
     async def fence(self) -> None:
         await self._faults.boundary("before fence")
+        self._shut_out()
+        await self._faults.boundary("after fence")
+
+    def _shut_out(self) -> None:
+        """All earlier owners, whatever becomes of this one."""
         self._topic.epoch += 1
         self._epoch = self._topic.epoch
         self._abort()
-        await self._faults.boundary("after fence")
 
     async def changelog_end(self) -> int:
         await self._faults.boundary("end")
