@@ -70,7 +70,6 @@ class Commit(NamedTuple):
     accounts: Mapping[str, Account]
     journal: bytes
     offsets: Mapping[str, int]
-    forwarded: int
     locked_by_ms: tuple[int, ...] = ()
 
 
@@ -106,7 +105,6 @@ def fold_in_slices(
     before: dict[str, Account] = {}
     remembered: dict[bytes, Remembered] = {}
     offsets = dict(view.offsets)
-    forwarded = 0
     locked_by_ms: list[int] = []
 
     def recall(key: bytes) -> Remembered | None:
@@ -134,7 +132,6 @@ def fold_in_slices(
             # State is only ever made on the account's own partition, and the number of partitions never changes
             # (see `Reader._check_partitions`): to have some is to be there.
             if known is None and partition_of(account_id) != batch.partition:
-                forwarded += 1
                 outputs.append(_forward(record, account_id, _cause(event)))
                 continue
             account = before[account_id] = known or NEW_ACCOUNT
@@ -153,7 +150,7 @@ def fold_in_slices(
     changes += [Change(DECISIONS, key, encode_state(memory)) for key, memory in remembered.items()]
     changes.append(Change(PARTITION, OFFSETS_KEY, encode_offsets(offsets)))
     journal = _journal(batch, rules)
-    return Commit(tuple(outputs), tuple(changes), accounts, journal, offsets, forwarded, tuple(locked_by_ms))
+    return Commit(tuple(outputs), tuple(changes), accounts, journal, offsets, tuple(locked_by_ms))
 
 
 def _cause(event: Event) -> str:

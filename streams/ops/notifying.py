@@ -28,7 +28,7 @@ from streams.ops.terminal import note, plain_table, print_json, say, stdout
 from streams.runtime import clock
 from streams.runtime.logs import configure_logging
 from streams.runtime.settings import Settings, SettingsError
-from streams.runtime.topics import NOTIFICATIONS, TopicNames
+from streams.runtime.topics import NOTIFICATIONS, Layout, TopicNames
 
 EXAMPLES = examples(
     "# In tidegate.toml, who is told of what:",
@@ -146,7 +146,7 @@ def status(
     settings = connect(config, broker, prefix, app_id)
     layout = kafka_broker.run(kafka_broker.layout_of(settings), settings)
     _require_topic(settings, layout.counts)
-    routes = kafka_broker.run(_status(settings, section, layout.counts[LOCKED]), settings)
+    routes = kafka_broker.run(_status(settings, section, layout), settings)
     late = any(one["oldest_waiting_seconds"] > 60 for one in routes)
     if as_json:
         print_json({"routes": routes})
@@ -205,13 +205,13 @@ async def _try_all(senders: dict[str, Any]) -> dict[str, bool]:
     return dict(zip(senders, taken, strict=True))
 
 
-async def _status(settings: Settings, section: NotifySection, partitions: int) -> list[dict[str, Any]]:
+async def _status(settings: Settings, section: NotifySection, layout: Layout) -> list[dict[str, Any]]:
     from streams.notify.memory import read_told  # noqa: PLC0415
     from streams.notify.messages import message_of  # noqa: PLC0415
     from streams.notify.routes import Route  # noqa: PLC0415
 
     now_ms = clock.now_ms()
-    records = await _records_since(settings, partitions, now_ms - section.give_up)
+    records = await _records_since(settings, layout, now_ms - section.give_up)
     messages = [one for topic, value in records if (one := message_of(topic, value)) is not None]
     # Read last: what is told meanwhile must not look as if it waited.
     told = await read_told(settings)
@@ -237,9 +237,13 @@ async def _status(settings: Settings, section: NotifySection, partitions: int) -
     return lines
 
 
-async def _records_since(settings: Settings, partitions: int, since_ms: int) -> list[tuple[str, bytes]]:
+async def _records_since(settings: Settings, layout: Layout, since_ms: int) -> list[tuple[str, bytes]]:
     names = TopicNames.of(settings)
-    places = [TopicPartition(names.physical(one), number) for one in (LOCKED, EVENTS) for number in range(partitions)]
+    places = [
+        TopicPartition(names.physical(topic), number)
+        for topic in (LOCKED, EVENTS)
+        for number in range(layout.counts[topic])
+    ]
     records: list[tuple[str, bytes]] = []
 
     def take(record: ConsumerRecord) -> None:

@@ -176,7 +176,7 @@ def fold(batch: Batch, view: View, rules: Rules, _partition_of: Callable[[str], 
     ]
     spans = {topic: [records[0].offset, records[-1].offset] for topic, records in batch.records.items() if records}
     journal = {"partition": batch.partition, "offsets": spans, "policy_version": rules.version}
-    return Commit(tuple(step.outputs), tuple(changes), step.accounts, orjson.dumps(journal), offsets, 0)
+    return Commit(tuple(step.outputs), tuple(changes), step.accounts, orjson.dumps(journal), offsets)
 
 
 CORE = Core(at_one_go(fold), decode_account, decode_remembered, (TABLE,))

@@ -36,13 +36,11 @@ def fold(batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], i
     touched: dict[str, Counts] = {}
     ids: dict[bytes, bytes] = {}
     offsets = dict(view.offsets)
-    forwarded = 0
     for record in _merged(batch):
         offsets[record.topic] = record.offset
         account_id = (record.key or b"").decode()
         if partition_of(account_id) != batch.partition:
             outputs.append(Output(record.topic, record.key, record.value or b"", record.headers, record.timestamp_ms))
-            forwarded += 1
             continue
         value: dict[str, Any] = orjson.loads(record.value or b"{}")
         if value.get("crash"):
@@ -68,7 +66,7 @@ def fold(batch: Batch, view: View, rules: Rules, partition_of: Callable[[str], i
     changes.append(Change(PARTITION, OFFSETS_KEY, orjson.dumps({"v": STATE_VERSION, "offsets": offsets})))
     journal = orjson.dumps({"partition": batch.partition, "offsets": offsets, "now": batch.wall_ms})
     accounts = cast("Mapping[str, Account]", touched)
-    return Commit(tuple(outputs), tuple(changes), accounts, journal, offsets, forwarded)
+    return Commit(tuple(outputs), tuple(changes), accounts, journal, offsets)
 
 
 def _merged(batch: Batch) -> list[Record]:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import orjson
 import pytest
+from aiokafka.admin import NewPartitions
 from typer.testing import CliRunner
 
 from infra.brokers import Broker
@@ -21,8 +22,9 @@ from streams.core.records import EVENTS, LOCKED, PNL, SIGNALS
 from streams.notify.memory import read_told
 from streams.ops.cli import app
 from streams.runtime import clock
+from streams.runtime import kafka as clients
 from streams.runtime.settings import Settings
-from streams.runtime.topics import TopicNames, create_topics
+from streams.runtime.topics import TopicNames, create_topics, verify_topics
 from tests.integration.processes import Program, environment_of, tidegate_command
 from tests.integration.support import Names, poll, produce, read_topic, wait_for
 from tests.integration.workers import WorkerProcess, settings_for
@@ -107,9 +109,22 @@ class Desk:
         await create_topics(self.settings, partitions=2)
         return self
 
-    async def publish(self, topic: str, *bodies: dict[str, Any]) -> None:
+    async def publish(self, topic: str, *bodies: dict[str, Any], **options: Any) -> None:
         records = [(body["account_id"].encode(), orjson.dumps(body)) for body in bodies]
-        await produce(self._kafka.bootstrap, self._names.physical(topic), records)
+        await produce(self._kafka.bootstrap, self._names.physical(topic), records, **options)
+
+    async def grow(self, topic: str, partitions: int) -> None:
+        admin = clients.admin(self.settings)
+        await admin.start()
+        try:
+            await admin.create_partitions({self._names.physical(topic): NewPartitions(partitions)})
+        finally:
+            await admin.close()
+
+        async def grown() -> bool:
+            return (await verify_topics(self.settings)).counts[topic] == partitions
+
+        await wait_for(grown, DEADLINE_S, f"{topic} to grow")
 
     def notifier(self) -> Program:
         self._count += 1
@@ -255,6 +270,14 @@ async def test_a_dead_route_holds_up_no_other_and_catches_up_as_a_digest(
     assert pager.titles[0].startswith("6 accounts locked: account0")
     after = [(one["route"], one["told"], one["waiting"]) for one in await desk.status()]
     assert after == [("desk", 6, 0), ("pager", 6, 0)]
+
+
+async def test_what_waits_is_counted_in_every_partition_of_either_topic(desk: Desk) -> None:
+    """Outputs may have other numbers of partitions than each other."""
+    await desk.grow(EVENTS, 5)
+    await desk.publish(EVENTS, warning("main", 1, at=write_time(clock.now_ms())), partition=4)
+    await desk.publish(LOCKED, fresh(2), partition=1)
+    assert {one["route"]: one["waiting"] for one in await desk.status()} == {"desk": 2, "pager": 1}
 
 
 async def test_the_gate_does_not_wait_for_a_notifier_and_a_real_lock_is_told(

@@ -253,8 +253,7 @@ def routed(records: Mapping[str, Sequence[Record]], view: Memory | None = None) 
 def test_a_record_of_another_partitions_account_is_forwarded_unchanged_with_its_headers_and_time() -> None:
     sent = signal(7, T0 - 5, account_id=None, headers=(("traceparent", b"t"),))
     commit = routed({"signals": [sent]})
-    assert commit.forwarded == 1
-    output = commit.outputs[0]
+    (output,) = commit.outputs
     assert (output.topic, output.key, output.value, output.timestamp_ms) == ("signals", b"other", sent.value, T0 - 5)
     assert output.headers[0] == ("traceparent", b"t")
     assert commit.offsets == {"signals": 7}
@@ -281,7 +280,6 @@ def test_a_forwarded_record_is_decided_where_its_account_lives() -> None:
     arrived = Record("signals", 5, 0, T0, forwarded.key, forwarded.value, forwarded.headers)
     commit = fold(Batch(5, {"signals": [arrived]}, T0), Memory(), rules_from(TABLE), elsewhere)
     assert topics(commit) == ["rejected-signals"]
-    assert commit.forwarded == 0
 
 
 def test_a_record_is_never_forwarded_twice() -> None:
