@@ -30,9 +30,8 @@ from streams.core.state import (
     Change,
     Remembered,
     decode_offsets,
-    decode_partitions,
-    encode_partitions,
 )
+from streams.runtime import partitioning
 from streams.runtime.log import Log
 from streams.runtime.logs import log_decisions
 from streams.runtime.metrics import Metrics, PartitionMetrics
@@ -50,17 +49,6 @@ from streams.runtime.turns import SLICE_RECORDS, Turns
 # Brokers still write a transaction's markers when its commit has been answered, and refuse the same producer's next one
 # meanwhile; aiokafka asks again only after 20 ms.
 _SETTLE_MIN_S = 0.005
-
-
-REPARTITIONED = (
-    "keys now map to other partitions than their accounts' state. Recreate the topics with the old number, or start "
-    "anew with another TIDEGATE_APP_ID"
-)
-"""What it means that the number of partitions changed, and the remedy."""
-
-
-class PartitionsChanged(RuntimeError):
-    """State was made with another number of partitions than the inputs have."""
 
 
 class Core(NamedTuple):
@@ -111,7 +99,7 @@ class Partition:
         self._core = core
         self._limits = limits
         self._partitions = partitions
-        self._partitions_written = False
+        self._has_beginning = False
         self._partition_of = partition_of
         self._wall_ms = wall_ms
         self._metrics = metrics
@@ -151,14 +139,10 @@ class Partition:
         self._view.reset()
 
     def _check_partitions(self) -> None:
-        """A running worker stops when topics grow; this is for one that was started after they did."""
         held = self._store.get(PARTITION, PARTITIONS_KEY)
-        self._partitions_written = held is not None
-        if held is not None and (made_with := decode_partitions(held)) != self._partitions:
-            raise PartitionsChanged(
-                f"partition {self.number}: its state was made with {made_with} partitions, and the inputs have "
-                f"{self._partitions}: {REPARTITIONED}"
-            )
+        self._has_beginning = held is not None
+        if held is not None:
+            partitioning.refuse_other(self.number, held, self._partitions)
 
     async def _restore(self, end: int, progress: PartitionMetrics) -> None:
         progress.restored_records = 0
@@ -190,8 +174,8 @@ class Partition:
             batch, commit = await self._fold(records, rules)
         outputs, changes = self._with_policy_dead_letters(commit, unreported)
         changes += self._forgotten(batch, rules, commit)
-        if not self._partitions_written:
-            changes.append(Change(PARTITION, PARTITIONS_KEY, encode_partitions(self._partitions)))
+        if not self._has_beginning:
+            changes.insert(0, partitioning.beginning(self._partitions))
         folded = time.perf_counter()
 
         await self._log.begin()
@@ -199,7 +183,7 @@ class Partition:
         await self._log.commit()
         committed_ms = self._wall_ms()
         self._store.write(changes, changelog_position if changelog_position >= 0 else self._store.checkpoint)
-        self._partitions_written = True
+        self._has_beginning = True
         self._view.publish(commit)
         log_decisions(self.number, commit.outputs)
 

@@ -21,13 +21,13 @@ from mode import Service
 from msgspec.structs import replace
 
 from streams.core.records import INPUTS, SIGNALS, Record
-from streams.runtime import kafka
+from streams.runtime import kafka, partitioning
 from streams.runtime.assignor import WorkerAssignor
 from streams.runtime.bounds import Bounds, Looker
 from streams.runtime.inbox import NON_SIGNALS, Inbox, size_of
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.metrics import Metrics
-from streams.runtime.partition import REPARTITIONED, Partition
+from streams.runtime.partition import Partition
 from streams.runtime.policies import Policies, PolicyDeadLetter
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames
@@ -226,7 +226,8 @@ class Reader(Service):
             count = len(self.consumer.partitions_for_topic(topic) or ())
             if count != self._partitions:
                 raise ReaderError(
-                    f"topic {topic} has {count} partitions and had {self._partitions} at the start: {REPARTITIONED}"
+                    f"topic {topic} has {count} partitions and had {self._partitions} at the start: "
+                    f"{partitioning.REMEDY}"
                 )
 
     async def release(self) -> None:

@@ -11,7 +11,7 @@ from streams.core.rules import Rules, apply_policy
 from streams.core.state import TABLES, decode_account, decode_remembered
 from streams.observe.ends import STUCK, Ends, reason_of
 from streams.observe.worker import Observer
-from streams.runtime import clock, kafka
+from streams.runtime import clock, kafka, partitioning
 from streams.runtime.app import create_app
 from streams.runtime.assignor import Holding, WorkerAssignor
 from streams.runtime.bounds import Looker
@@ -88,6 +88,7 @@ class Worker:
             await self._web.start()
         await self._watchdog.start()
         layout = await verify_topics(self._settings)
+        await partitioning.refuse_changed(self._settings, layout.partitions)
         await self.policies.start()
         stores = self._stores = self._make_stores(layout, RocksEnvironment(self._settings.store_cache_bytes))
         await asyncio.to_thread(stores.survey)

@@ -538,3 +538,4 @@ async def test_topics_that_grew_while_no_worker_ran_stop_the_next_one(gate: Gate
         assert heir.wait_exit() == 1
     assert "partition 0: its state was made with 1 partitions, and the inputs have 2" in heir.log.splitlines()[-1]
     assert "another TIDEGATE_APP_ID" in heir.log.splitlines()[-1]
+    assert "assigned partitions" not in heir.log

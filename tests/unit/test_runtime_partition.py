@@ -17,7 +17,8 @@ from streams.core.rules import Rules
 from streams.core.state import DECISIONS, OFFSETS_KEY, PARTITION, PARTITIONS_KEY, Change, decode_offsets
 from streams.runtime.log import LogError
 from streams.runtime.metrics import Metrics
-from streams.runtime.partition import Core, Limits, Partition, PartitionsChanged
+from streams.runtime.partition import Core, Limits, Partition
+from streams.runtime.partitioning import PartitionsChanged
 from streams.runtime.policies import DEAD_LETTERS_PER_BATCH, POLICIES_KEY, PolicyDeadLetter
 from streams.runtime.store import MemoryStore
 from streams.runtime.turns import Turns
@@ -305,6 +306,8 @@ async def test_the_number_of_partitions_is_written_with_the_first_transaction_an
     heir = await opened(broker, MemoryStore(expires))
     await heir.process({SIGNALS: [signal(2)]}, Rules())
     assert counted(broker) == [b'{"v":1,"partitions":2}']
+    assert broker.changelog[0] is not None
+    assert broker.changelog[0].key == PARTITIONS_KEY
 
 
 async def test_a_first_transaction_that_fails_leaves_the_number_to_the_next_owner() -> None:
