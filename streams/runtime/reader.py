@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _POLL_MS = 100
 # After a few records: asked at once again, brokers would answer with one or two each time, at the cost of a whole fetch
-# on both sides.
+# on both sides. What they answer meanwhile lies in the client until the pause is over.
 _POLL_PAUSE_S = 0.003
 _FEW_RECORDS = 100
 _FETCH_MAX_WAIT_MS = 250
@@ -146,6 +146,8 @@ class Reader(Service):
         self._bounds: asyncio.Task[Mapping[TopicPartition, Bounds]] | None = None
         self._applied: dict[TopicPartition, int] = {}
         self._background: list[asyncio.Future[None]] = []
+        self._wanted = asyncio.Event()
+        """Somebody waits for what the client holds."""
         self._restoring = asyncio.Semaphore(settings.restore_concurrency)
 
     @property
@@ -335,7 +337,13 @@ class Reader(Service):
             for place, fetched in batches.items():
                 self._put(place, [_record(self._logical[place.topic], one) for one in fetched])
             if 0 < sum(map(len, batches.values())) < _FEW_RECORDS:
-                await asyncio.sleep(_POLL_PAUSE_S)
+                await self._pause()
+
+    async def _pause(self) -> None:
+        self._wanted.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_POLL_PAUSE_S):
+                await self._wanted.wait()
 
     async def _read_up_to_bad_header(self, place: TopicPartition) -> int:
         """Decide what comes before a record that aiokafka cannot read; the offset of that record.
@@ -371,9 +379,12 @@ class Reader(Service):
     # -- serving
 
     async def _serve(self, runner: _Runner, partition: Partition) -> None:
-        while not runner.stopping:
+        while True:
             runner.wake.clear()
             records = await self._take(runner)
+            if runner.stopping:
+                # What was taken meanwhile is the next owner's.
+                return
             unreported = self._unreported(partition)
             if records or unreported:
                 runner.handed_out = True
@@ -388,7 +399,7 @@ class Reader(Service):
 
     async def _take(self, runner: _Runner) -> Mapping[str, Sequence[Record]]:
         records = runner.inbox.take(
-            known_are_read=await self._known_are_read(runner),
+            known_are_read=await self._read_known(runner),
             max_records=self._settings.batch_max_records,
             max_bytes=self._settings.batch_max_bytes,
         )
@@ -398,10 +409,23 @@ class Reader(Service):
                 self.consumer.resume(place)
         return records
 
-    async def _known_are_read(self, runner: _Runner) -> bool:
-        """Whether the inbox has got all controls, fills and pnl up to the high watermarks of the last fetches."""
+    async def _read_known(self, runner: _Runner) -> bool:
+        """Whether waiting signals may be decided now. What they wait for mostly lies in the client until the next poll,
+        and they would miss this batch: so that is called for, unless the batch is full without them."""
         if not runner.inbox.holds(SIGNALS):
             return False
+        if await self._known_are_read(runner):
+            return True
+        if runner.inbox.count() >= self._settings.batch_max_records:
+            return False
+        self._wanted.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_POLL_PAUSE_S):
+                await runner.wake.wait()
+        return await self._known_are_read(runner)
+
+    async def _known_are_read(self, runner: _Runner) -> bool:
+        """Whether the inbox has got all controls, fills and pnl up to the high watermarks of the last fetches."""
         for topic in NON_SIGNALS:
             place = runner.places[topic]
             known = self.consumer.highwater(place)

@@ -51,10 +51,10 @@ def test_a_seed_decides_everything() -> None:
 class LooksTooEarly(Reader):
     """Awaits something between its look at ``stopping`` and the clearing of the event that would wake it."""
 
-    async def _take(self, runner: _Runner) -> Mapping[str, Sequence[Record]]:
+    async def _wait(self, runner: _Runner) -> None:
         await asyncio.sleep(0.005)
         runner.wake.clear()
-        return await super()._take(runner)
+        await super()._wait(runner)
 
 
 class ReadsBeforeItSeeks(Reader):

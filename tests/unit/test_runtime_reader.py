@@ -35,6 +35,15 @@ class FakeConsumer:
         self.stable: dict[TopicPartition, int] = {}
         self.answered_ms = 1
         self.partition_count = 2
+        self.held: dict[TopicPartition, list[ConsumerRecord]] = {}
+        """Fetched, and not yet polled."""
+
+    async def getmany(self, timeout_ms: int) -> dict[TopicPartition, list[ConsumerRecord]]:
+        if not self.held:
+            await asyncio.sleep(timeout_ms / 1000)
+        polled, self.held = self.held, {}
+        self.positions |= {place: records[-1].offset + 1 for place, records in polled.items()}
+        return polled
 
     def pause(self, *places: TopicPartition) -> None:
         self.calls.append(("pause", set(places)))
@@ -99,6 +108,10 @@ class FakePartition:
         self.closed = True
 
 
+def consumer_records(place: TopicPartition, offsets: Iterable[int]) -> list[ConsumerRecord]:
+    return [ConsumerRecord(*place, offset, 0, 0, b"a", b"{}", None, 1, 2, ()) for offset in offsets]
+
+
 class Bench:
     """A reader between a fake consumer and fake partitions."""
 
@@ -139,9 +152,15 @@ class Bench:
         self.reader.assign([place for number in numbers for place in PLACES[number]])
         await wait_for(lambda: self.reader.serving == set(numbers) or self.reader.crashed, 5, "serving")
 
+    def hold(self, topic: str, offsets: Iterable[int]) -> None:
+        """Answer a fetch of partition 0: the client has these, and knows of no more."""
+        place = TopicPartition(topic, 0)
+        self.consumer.held[place] = consumer_records(place, offsets)
+        self.consumer.highwaters[place] = self.consumer.held[place][-1].offset + 1
+
     def put(self, topic: str, offsets: Iterable[int], number: int = 0) -> None:
         place = TopicPartition(topic, number)
-        fetched = [ConsumerRecord(topic, number, offset, 0, 0, b"a", b"{}", None, 1, 2, ()) for offset in offsets]
+        fetched = consumer_records(place, offsets)
         self.consumer.positions[place] = fetched[-1].offset + 1
         self.reader._put(place, [reading._record(topic, one) for one in fetched])
 
@@ -252,6 +271,49 @@ async def test_signals_wait_until_every_other_input_was_fetched_and_read(bench: 
     # The last one known turns out to be a transaction's marker: the position passes it without a record.
     bench.consumer.positions[TopicPartition(PNL, 0)] = 4
     await wait_for(lambda: partition.batches == [{PNL: 3}, {SIGNALS: 3}], 5, "the signals")
+
+
+@pytest.fixture
+def long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that no test waits for."""
+    monkeypatch.setattr(reading, "_POLL_PAUSE_S", 60.0)
+
+
+@pytest.mark.usefixtures("long_pause")
+async def test_signals_do_not_miss_a_batch_for_what_the_client_has_already(bench: Bench) -> None:
+    await bench.serve(0)
+    bench.know()
+    partition = bench.partitions[0]
+    polling = asyncio.create_task(bench.reader._poll())
+    bench.hold(PNL, [0])
+    await is_applied(partition, 0)  # and now the poll pauses
+    bench.hold(PNL, [1])
+    bench.put(SIGNALS, [0])
+    await is_applied(partition, 1)
+    assert partition.batches == [{PNL: 1}, {PNL: 1, SIGNALS: 1}]
+    polling.cancel()
+
+
+@pytest.mark.usefixtures("long_pause")
+async def test_a_full_batch_does_not_wait_for_what_signals_wait_for(bench: Bench) -> None:
+    await bench.serve(0)
+    bench.put(SIGNALS, [0])
+    bench.put(PNL, range(64))
+    await is_applied(bench.partitions[0], 63)
+    assert bench.partitions[0].batches == [{PNL: 64}]
+
+
+@pytest.mark.usefixtures("long_pause")
+async def test_a_partition_whose_signals_wait_for_a_poll_is_released_at_once_and_decides_nothing_more(
+    bench: Bench,
+) -> None:
+    await bench.serve(0)
+    bench.put(SIGNALS, [0])
+    bench.put(PNL, [0])
+    await wait_for(bench.reader._wanted.is_set, 5, "the wait")
+    await asyncio.wait_for(bench.reader.release(), 5)
+    assert bench.partitions[0].closed
+    assert bench.partitions[0].batches == []
 
 
 async def test_full_queues_pause_their_topic_and_low_ones_resume_it(bench: Bench) -> None:
