@@ -130,7 +130,7 @@ def fold_in_slices(
         else:
             known = view.account(account_id)
             # State is only ever made on the account's own partition, and the number of partitions never changes
-            # (see `Reader._check_partitions`): to have some is to be there.
+            # (see `runtime/partitioning.py`): to have some is to be there.
             if known is None and partition_of(account_id) != batch.partition:
                 outputs.append(_forward(record, account_id, _cause(event)))
                 continue

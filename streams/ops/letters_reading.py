@@ -64,7 +64,7 @@ class LetterReader:
         self._consumer = consumer
 
     def places(self, topic: str) -> list[TopicPartition]:
-        return [TopicPartition(self.names.physical(topic), number) for number in range(self.layout.counts[topic])]
+        return self.layout.places(self.names, topic)
 
     async def letters(self, selection: Selection, limit: int) -> tuple[list[Letter], int]:
         """The latest of them in order of publication, and how many there are."""

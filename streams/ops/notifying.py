@@ -5,7 +5,7 @@ import os
 from typing import Annotated, Any
 
 import typer
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import ConsumerRecord
 
 from schemas.config import NotifySection
 from schemas.types import write_time
@@ -239,11 +239,7 @@ async def _status(settings: Settings, section: NotifySection, layout: Layout) ->
 
 async def _records_since(settings: Settings, layout: Layout, since_ms: int) -> list[tuple[str, bytes]]:
     names = TopicNames.of(settings)
-    places = [
-        TopicPartition(names.physical(topic), number)
-        for topic in (LOCKED, EVENTS)
-        for number in range(layout.counts[topic])
-    ]
+    places = layout.places(names, LOCKED) + layout.places(names, EVENTS)
     records: list[tuple[str, bytes]] = []
 
     def take(record: ConsumerRecord) -> None:

@@ -167,8 +167,7 @@ class SnapshotReader:
         layout = await broker.layout_of(self._settings)
         places = [TopicPartition(self._policies, 0)]
         if self._with_state:
-            state = TopicNames.of(self._settings).physical(STATE)
-            places += [TopicPartition(state, number) for number in range(layout.partitions)]
+            places += layout.places(TopicNames.of(self._settings), STATE)
         consumer.assign(places)
         await consumer.seek_to_beginning(*places)
         await broker.read_to(consumer, await broker.ends_of(consumer, places), self._take)

@@ -23,7 +23,6 @@ from faust.app.base import BootStrategy
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
 from streams.runtime import clock, kafka
-from streams.runtime.kafka import TopicPartition
 from streams.runtime.settings import Settings
 from streams.runtime.topics import Layout, TopicNames
 
@@ -108,11 +107,7 @@ async def take_over(settings: Settings, group: str, who: str, layout: Layout, re
     Waits while another process of its kind (``who``: for the log) is a member.
     """
     names = TopicNames.of(settings)
-    places = {
-        TopicPartition(names.physical(topic), number): back_ms
-        for topic, back_ms in remembered_ms.items()
-        for number in range(layout.counts[topic])
-    }
+    places = {place: back_ms for topic, back_ms in remembered_ms.items() for place in layout.places(names, topic)}
     async with kafka.consumer(settings, group_id=group) as consumer:
         consumer.assign(list(places))
         waiting = False

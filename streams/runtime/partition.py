@@ -172,7 +172,8 @@ class Partition:
         self, records: Mapping[str, Sequence[Record]], rules: Rules, unreported: Sequence[PolicyDeadLetter]
     ) -> None:
         started = time.perf_counter()
-        async with self._turns.fold(_count_of(records)):
+        count = _count_of(records)
+        async with self._turns.fold(count):
             batch, commit = await self._fold(records, rules)
         outputs, changes = self._with_policy_dead_letters(commit, unreported)
         changes += self._forgotten(batch, rules, commit)
@@ -190,7 +191,7 @@ class Partition:
         log_decisions(self.number, commit.outputs)
 
         ended = time.perf_counter()
-        settle_s = _SETTLE_AFTER_SEVERAL_S if _count_of(records) >= _SEVERAL_RECORDS else _SETTLE_MIN_S
+        settle_s = _SETTLE_AFTER_SEVERAL_S if count >= _SEVERAL_RECORDS else _SETTLE_MIN_S
         self._settled_s = ended + max(settle_s, ended - folded)
         self._count(records, commit, outputs, folded - started, ended - folded, committed_ms)
 

@@ -15,7 +15,7 @@ from streams.runtime import kafka
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.settings import Settings
 from streams.runtime.store import state_record
-from streams.runtime.topics import STATE, TopicNames
+from streams.runtime.topics import STATE, Layout, TopicNames
 
 REMEDY = (
     "keys now map to other partitions than their accounts' state. Recreate the topics with the old number, or start "
@@ -44,12 +44,11 @@ def refuse_other(number: int, held: bytes, partitions: int) -> None:
         )
 
 
-async def refuse_changed(settings: Settings, partitions: int) -> None:
+async def refuse_changed(settings: Settings, layout: Layout) -> None:
     """Ask the changelogs for the number that state was made with: one that tells answers for all, as none was ever made
     beside it with another. Raises PartitionsChanged, KafkaError."""
-    topic = TopicNames.of(settings).physical(STATE)
-    places = [TopicPartition(topic, number) for number in range(partitions)]
-    key, _ = state_record(beginning(partitions))
+    places = layout.places(TopicNames.of(settings), STATE)
+    key, _ = state_record(beginning(layout.partitions))
     reader = await kafka.started(
         kafka.consumer(settings, auto_offset_reset="earliest", max_partition_fetch_bytes=_FIRST_BYTES)
     )
@@ -58,7 +57,7 @@ async def refuse_changed(settings: Settings, partitions: int) -> None:
         for place in places:
             first = await _first_record(reader, place, ends[place])
             if first is not None and first.key == key and first.value is not None:
-                refuse_other(place.partition, first.value, partitions)
+                refuse_other(place.partition, first.value, layout.partitions)
                 return
     finally:
         await reader.stop()

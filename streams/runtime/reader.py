@@ -341,9 +341,7 @@ class Reader(Service):
 
     async def _pause(self) -> None:
         self._wanted.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_POLL_PAUSE_S):
-                await self._wanted.wait()
+        await _wait_for(self._wanted, _POLL_PAUSE_S)
 
     async def _read_up_to_bad_header(self, place: TopicPartition) -> int:
         """Decide what comes before a record that aiokafka cannot read; the offset of that record.
@@ -419,9 +417,7 @@ class Reader(Service):
         if runner.inbox.count() >= self._settings.batch_max_records:
             return False
         self._wanted.set()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_POLL_PAUSE_S):
-                await runner.wake.wait()
+        await _wait_for(runner.wake, _POLL_PAUSE_S)
         return await self._known_are_read(runner)
 
     async def _known_are_read(self, runner: _Runner) -> bool:
@@ -458,9 +454,7 @@ class Reader(Service):
                 self._applied[place] = applied
 
     async def _wait(self, runner: _Runner) -> None:
-        timeout_s = _RECHECK_S if runner.inbox.holds(SIGNALS) else None
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(runner.wake.wait(), timeout_s)
+        await _wait_for(runner.wake, _RECHECK_S if runner.inbox.holds(SIGNALS) else None)
 
     def _wake_policy_owner(self) -> None:
         if owner := self._runners.get(_POLICY_OWNER):
@@ -544,6 +538,13 @@ class _Listener(ConsumerRebalanceListener):
             self._reader.assign(assigned)
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker
             self._reader.add_future(self._reader.fail(error))
+
+
+async def _wait_for(event: asyncio.Event, at_most_s: float | None) -> None:
+    """``None``: for as long as it takes."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(at_most_s):
+            await event.wait()
 
 
 def _failing_place(error: UnicodeDecodeError) -> TopicPartition:

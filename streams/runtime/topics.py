@@ -8,6 +8,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from streams.core.records import CONTROLS, FILLS, INPUTS, OUTPUTS, PNL, POLICIES, SIGNALS
 from streams.runtime import kafka
+from streams.runtime.kafka import TopicPartition
 from streams.runtime.settings import Settings
 
 STATE = "state"
@@ -135,6 +136,10 @@ class Layout:
     def partition_in(self, topic: str, account_id: str) -> int:
         """The same in any topic: an output may have another number of partitions than the inputs."""
         return kafka.partition_of_key(account_id.encode(), self.counts[topic])
+
+    def places(self, names: TopicNames, topic: str) -> list[TopicPartition]:
+        """Every partition of a topic, given by its logical name."""
+        return [TopicPartition(names.physical(topic), number) for number in range(self.counts[topic])]
 
 
 async def verify_topics(settings: Settings) -> Layout:

@@ -88,7 +88,7 @@ class Worker:
             await self._web.start()
         await self._watchdog.start()
         layout = await verify_topics(self._settings)
-        await partitioning.refuse_changed(self._settings, layout.partitions)
+        await partitioning.refuse_changed(self._settings, layout)
         await self.policies.start()
         stores = self._stores = self._make_stores(layout, RocksEnvironment(self._settings.store_cache_bytes))
         await asyncio.to_thread(stores.survey)

@@ -4,13 +4,13 @@ import asyncio
 import inspect
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sized
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeVar, overload
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import for_code
 
 from infra.jars import KafkaUnavailable, class_path, java
@@ -112,6 +112,21 @@ async def create_topic(
             raise for_code(code)(*message)
 
 
+async def grow_topics(bootstrap: str, topics: Sequence[str], partitions: int) -> None:
+    """Give topics more partitions, and wait until the broker tells of them."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+
+    async def have_grown() -> bool:
+        return all(len(one["partitions"]) == partitions for one in await admin.describe_topics(list(topics)))
+
+    try:
+        await admin.create_partitions({topic: NewPartitions(partitions) for topic in topics})
+        await wait_for(have_grown, _DEADLINE_S, f"{partitions} partitions of {', '.join(topics)}")
+    finally:
+        await admin.close()
+
+
 async def produce(
     bootstrap: str, topic: str, records: Iterable[tuple[bytes | None, bytes | None]], **options: Any
 ) -> list[tuple[int, int]]:
@@ -124,6 +139,21 @@ async def produce(
     try:
         sent = [await producer.send(topic, value, key, **options) for key, value in records]
         return [(done.partition, done.offset) for done in await asyncio.gather(*sent)]
+    finally:
+        await producer.stop()
+
+
+async def produce_in_transaction(
+    bootstrap: str, topic: str, records: Iterable[tuple[bytes | None, bytes | None]], *, commit: bool, **options: Any
+) -> None:
+    """Send keys and values in one transaction, and commit or abort it; `options` as for `produce`."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{topic}-test")
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        for key, value in records:
+            await producer.send_and_wait(topic, value, key, **options)
+        await (producer.commit_transaction() if commit else producer.abort_transaction())
     finally:
         await producer.stop()
 

@@ -6,13 +6,12 @@ import pytest
 
 from infra.brokers import Broker
 from streams.core.state import Change
-from streams.runtime import kafka as clients
 from streams.runtime import partitioning
 from streams.runtime.partitioning import PartitionsChanged, refuse_changed
 from streams.runtime.settings import Settings
 from streams.runtime.store import state_record
-from streams.runtime.topics import STATE, TopicNames, create_topics
-from tests.integration.support import Names
+from streams.runtime.topics import STATE, TopicNames, create_topics, verify_topics
+from tests.integration.support import Names, produce_in_transaction
 from tests.integration.workers import settings_for
 
 pytestmark = pytest.mark.integration
@@ -30,16 +29,8 @@ async def settings(kafka: Broker, topics: Names, tmp_path: Path) -> Settings:
 async def write(settings: Settings, partition: int, *changes: Change, commit: bool = True) -> None:
     """One transaction on a changelog."""
     topic = TopicNames.of(settings).physical(STATE)
-    producer = clients.producer(settings, transactional_id=f"{topic}-{partition}")
-    await producer.start()
-    try:
-        await producer.begin_transaction()
-        for change in changes:
-            key, value = state_record(change)
-            await producer.send_and_wait(topic, value, key, partition=partition)
-        await (producer.commit_transaction() if commit else producer.abort_transaction())
-    finally:
-        await producer.stop()
+    records = map(state_record, changes)
+    await produce_in_transaction(settings.bootstrap, topic, records, commit=commit, partition=partition)
 
 
 async def test_any_partition_that_tells_answers_for_all(settings: Settings) -> None:
@@ -47,17 +38,18 @@ async def test_any_partition_that_tells_answers_for_all(settings: Settings) -> N
     await write(settings, 1, ACCOUNT, partitioning.beginning(3))
     await write(settings, 2, partitioning.beginning(3), commit=False)
     await write(settings, 2, partitioning.beginning(2), ACCOUNT)
+    layout = await verify_topics(settings)
     with pytest.raises(PartitionsChanged, match="partition 2: its state was made with 2 partitions, and the inputs"):
-        await refuse_changed(settings, 3)
+        await refuse_changed(settings, layout)
 
 
 async def test_the_number_that_state_was_made_with_is_not_refused(settings: Settings) -> None:
     await write(settings, 2, partitioning.beginning(3), ACCOUNT)
-    await refuse_changed(settings, 3)
+    await refuse_changed(settings, await verify_topics(settings))
 
 
 async def test_without_a_number_nothing_is_refused(settings: Settings) -> None:
-    await refuse_changed(settings, 3)
+    await refuse_changed(settings, await verify_topics(settings))
     await write(settings, 0, partitioning.beginning(9), commit=False)
     await write(settings, 1, ACCOUNT)
-    await refuse_changed(settings, 3)
+    await refuse_changed(settings, await verify_topics(settings))

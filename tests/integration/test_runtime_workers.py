@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import NewPartitions, RecordsToDelete
+from aiokafka.admin import RecordsToDelete
 from aiokafka.producer import message_accumulator
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
@@ -20,7 +20,7 @@ from streams.core.records import APPROVED, CONTROLS, DEAD_LETTERS, FILLS, INPUTS
 from streams.runtime import kafka as clients
 from streams.runtime.settings import Settings
 from streams.runtime.topics import JOURNAL, STATE, TopicNames, create_topics
-from tests.integration.support import Names, create_topic, produce, read_topic, wait_for
+from tests.integration.support import Names, create_topic, grow_topics, produce, read_topic, wait_for
 from tests.integration.workers import WorkerProcess, settings_for, workers
 
 DEADLINE_S = 30.0
@@ -527,13 +527,8 @@ async def test_topics_that_grew_while_no_worker_ran_stop_the_next_one(gate: Gate
         await gate.put(SIGNALS, [("a", {"id": "1"})])
         await gate.expect(APPROVED, 1)
         assert worker.terminate() == 0
-    admin = clients.admin(gate.settings("any"))
-    await admin.start()
-    try:
-        inputs_and_state = [gate.names.physical(topic) for topic in (*INPUTS, STATE, JOURNAL)]
-        await admin.create_partitions({name: NewPartitions(2) for name in inputs_and_state})
-    finally:
-        await admin.close()
+    inputs_and_state = [gate.names.physical(topic) for topic in (*INPUTS, STATE, JOURNAL)]
+    await grow_topics(gate.kafka.bootstrap, inputs_and_state, 2)
     with gate.worker("anew") as heir:
         assert heir.wait_exit() == 1
     assert "partition 0: its state was made with 1 partitions, and the inputs have 2" in heir.log.splitlines()[-1]

@@ -12,11 +12,10 @@ from infra.brokers import Broker
 from schemas.types import read_time, write_time
 from streams.core.records import APPROVED, CONTROLS, EVENTS, FILLS, LOCKED, PNL, POLICIES, SIGNALS
 from streams.runtime import clock
-from streams.runtime import kafka as clients
 from streams.runtime.settings import Settings
 from streams.runtime.topics import TopicNames, create_topics
 from tests.integration.processes import Program, environment_of, tidegate_command
-from tests.integration.support import Names, produce, read_topic, wait_for
+from tests.integration.support import Names, produce, produce_in_transaction, read_topic, wait_for
 from tests.integration.workers import WorkerProcess, settings_for
 from tests.observe.scrape import listed, scraped, shown
 
@@ -76,16 +75,10 @@ class Desk:
     async def send_in_transaction(
         self, topic: str, key: str, value: dict[str, Any], *, commit: bool, at_ms: int | None = None
     ) -> None:
-        producer = clients.producer(self._settings("any"), transactional_id=f"{self._names.app_id}-test")
-        await producer.start()
-        try:
-            await producer.begin_transaction()
-            await producer.send_and_wait(
-                self._names.physical(topic), orjson.dumps(value), key.encode(), timestamp_ms=at_ms
-            )
-            await (producer.commit_transaction() if commit else producer.abort_transaction())
-        finally:
-            await producer.stop()
+        record = (key.encode(), orjson.dumps(value))
+        await produce_in_transaction(
+            self._kafka.bootstrap, self._names.physical(topic), [record], commit=commit, timestamp_ms=at_ms
+        )
 
     async def values(self, topic: str) -> list[dict[str, Any]]:
         return [value for _, value in await self.stamped(topic)]

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import orjson
 import pytest
-from aiokafka.admin import NewPartitions
 from typer.testing import CliRunner
 
 from infra.brokers import Broker
@@ -22,11 +21,10 @@ from streams.core.records import EVENTS, LOCKED, PNL, SIGNALS
 from streams.notify.memory import read_told
 from streams.ops.cli import app
 from streams.runtime import clock
-from streams.runtime import kafka as clients
 from streams.runtime.settings import Settings
-from streams.runtime.topics import TopicNames, create_topics, verify_topics
+from streams.runtime.topics import TopicNames, create_topics
 from tests.integration.processes import Program, environment_of, tidegate_command
-from tests.integration.support import Names, poll, produce, read_topic, wait_for
+from tests.integration.support import Names, grow_topics, poll, produce, read_topic, wait_for
 from tests.integration.workers import WorkerProcess, settings_for
 from tests.notify.records import event, lock, warning
 from tests.observe.scrape import listed, scraped, shown
@@ -114,17 +112,7 @@ class Desk:
         await produce(self._kafka.bootstrap, self._names.physical(topic), records, **options)
 
     async def grow(self, topic: str, partitions: int) -> None:
-        admin = clients.admin(self.settings)
-        await admin.start()
-        try:
-            await admin.create_partitions({self._names.physical(topic): NewPartitions(partitions)})
-        finally:
-            await admin.close()
-
-        async def grown() -> bool:
-            return (await verify_topics(self.settings)).counts[topic] == partitions
-
-        await wait_for(grown, DEADLINE_S, f"{topic} to grow")
+        await grow_topics(self._kafka.bootstrap, [self._names.physical(topic)], partitions)
 
     def notifier(self) -> Program:
         self._count += 1

@@ -50,7 +50,7 @@ def test_nothing_is_lost_or_doubled_whatever_dies_wherever() -> None:
         return struck
 
     struck = asyncio.run(live())
-    if SEEDS >= 200:
+    if SEEDS >= 600:  # a death while a standby looks comes once in 300 seeds
         assert set(struck) == BOUNDARIES
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import ConsumerRecord
 
 from schemas.types import read_time
 from streams.core.decode import parse_object
@@ -46,13 +46,8 @@ async def dead_letter_ends(settings: Settings) -> dict[str, int]:
     """The end of each partition of the dead letters now."""
     layout = await broker.layout_of(settings)
     async with broker.reader(settings) as consumer:
-        ends = await broker.ends_of(consumer, _places(settings, layout, DEAD_LETTERS))
+        ends = await broker.ends_of(consumer, layout.places(TopicNames.of(settings), DEAD_LETTERS))
     return {str(place.partition): end for place, end in ends.items()}
-
-
-def _places(settings: Settings, layout: Layout, topic: str) -> list[TopicPartition]:
-    name = TopicNames.of(settings).physical(topic)
-    return [TopicPartition(name, number) for number in range(layout.counts[topic])]
 
 
 async def _since(
@@ -60,7 +55,7 @@ async def _since(
 ) -> Sequence[ConsumerRecord]:
     """The records of a topic from a time on."""
     found: list[ConsumerRecord] = []
-    await broker.read_since(consumer, _places(settings, layout, topic), since_ms, found.append)
+    await broker.read_since(consumer, layout.places(TopicNames.of(settings), topic), since_ms, found.append)
     return [record for record in found if record.timestamp >= since_ms]
 
 
@@ -79,7 +74,8 @@ async def _unread(
     settings: Settings, layout: Layout, consumer: Any, applied: Mapping[int, Mapping[str, int]]
 ) -> Unread:
     """Input that the state does not include. Counted by reading: what a transaction's end takes up is no record."""
-    topics = {place: topic for topic in INPUTS for place in _places(settings, layout, topic)}
+    names = TopicNames.of(settings)
+    topics = {place: topic for topic in INPUTS for place in layout.places(names, topic)}
     consumer.assign(list(topics))
     ends, firsts = await broker.ends_of(consumer, topics), await consumer.beginning_offsets(list(topics))
     starts = {
