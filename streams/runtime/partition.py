@@ -106,7 +106,7 @@ class Partition:
         self._wall_ms = wall_ms
         self._metrics = metrics
         self._turns = turns or Turns()
-        self._settled_s = 0.0
+        self._marked_s = self._settled_s = 0.0
         self._view = _StoreView(store, core, limits.cached_accounts)
         self.changed: dict[str, Account] | None = None
         """Accounts that commits changed, for whoever sets and takes it (see `streams.observe.survey`)."""
@@ -192,6 +192,7 @@ class Partition:
 
         ended = time.perf_counter()
         settle_s = _SETTLE_AFTER_SEVERAL_S if count >= _SEVERAL_RECORDS else _SETTLE_MIN_S
+        self._marked_s = ended + _SETTLE_MIN_S
         self._settled_s = ended + max(settle_s, ended - folded)
         self._count(records, commit, outputs, folded - started, ended - folded, committed_ms)
 
@@ -209,13 +210,15 @@ class Partition:
             if self._turns.is_over(number, count):
                 await asyncio.sleep(0)
 
-    async def settle(self) -> None:
+    async def settle(self, *, batch_waits: bool) -> None:
         """Wait as long as the last transaction took, counted from its end: at least 5 ms, 10 if it had several records.
 
         What arrives meanwhile makes one batch. Without it a busy partition would make transactions of two or three
         records as fast as brokers take them, and brokers that are busy with those take everything else late.
+        ``batch_waits``: a whole one has arrived already, so only brokers' markers are waited for.
         """
-        if (left_s := self._settled_s - time.perf_counter()) > 0:
+        until_s = self._marked_s if batch_waits else self._settled_s
+        if (left_s := until_s - time.perf_counter()) > 0:
             await asyncio.sleep(left_s)
 
     async def close(self) -> None:

@@ -391,7 +391,7 @@ class Reader(Service):
                 runner.batches += 1
                 self._note(runner, partition)
                 # Before the next look at ``stopping``: who stops the runner meanwhile wakes nobody.
-                await partition.settle()
+                await partition.settle(batch_waits=runner.inbox.count() >= self._settings.batch_max_records)
             else:
                 await self._wait(runner)
 

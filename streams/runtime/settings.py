@@ -105,7 +105,7 @@ class Settings:
     metrics_accounts: int = 200
     """Accounts that metrics show by name, the first by id; 0: none. All of them are counted."""
 
-    batch_max_records: int = 500
+    batch_max_records: int = 1_000
     batch_max_bytes: int = 512 * 1024
     queue_max_records: int = 2_000
     """Records of one topic and partition held in memory; reading pauses above it."""

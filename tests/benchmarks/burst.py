@@ -1,17 +1,19 @@
 """Item 2, its last sentence: a breach of one partition while another one takes a burst.
 
 Beside breaches without other load, and beside the same burst sent to a topic that Tidegate does not read, which is what
-broker and load make of it on the core that they share. The three take turns within each worker's life.
+broker and load make of it on the core that they share. The three take turns within each worker's life. What publishes
+the burst takes only what the broker leaves of that core (see ``bulk``).
 """
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from infra.brokers import KafkaCluster
 from streams.core.records import PNL
 from streams.runtime.kafka import partition_of_key
+from tests.benchmarks.bulk import Bulk
 from tests.benchmarks.engines import TIDEGATE, Peer, Tidegate, make_topics, start
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.latency import ACCOUNTS, PARTITIONS, publish, rows, say, summary
@@ -64,30 +66,35 @@ def _measure(bootstrap: str, prefix: str, size: Size) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory:
         setup = Setup(bootstrap, prefix, directory, PARTITIONS, ACCOUNTS + len(breaches.names))
         make_topics(bootstrap, [setup.topic(_TOPIC)])
-        with start(TIDEGATE, setup) as running, Probe(setup) as probe:
+        with start(TIDEGATE, setup) as running, Probe(setup) as probe, Bulk(setup) as bulk:
             publish(probe, running, [*Workload(ACCOUNTS).first_marks(), *breaches.marks()])
-            return _in_turns(probe, running, breaches, size)
+            return _in_turns(probe, running, breaches, bulk, size)
 
 
-def _in_turns(probe: Probe, running: Peer | Tidegate, breaches: Breaches, size: Size) -> dict[str, list[float]]:
+def _in_turns(
+    probe: Probe, running: Peer | Tidegate, breaches: Breaches, bulk: Bulk, size: Size
+) -> dict[str, list[float]]:
     for _ in range(size.warm_up_bursts):
-        _burst(probe, running, breaches)
+        bulk.load(_updates())
+        _burst(probe, running, breaches, bulk)
     idle: list[float] = []
     amid: list[float] = []
     unread: list[float] = []
     for _ in range(size.bursts):
+        bulk.load(_updates())
         idle += _probed(probe, running, breaches, size.idle_probes * _PROBE_GAP_S)
-        latencies, seconds = _burst(probe, running, breaches)
+        latencies, seconds = _burst(probe, running, breaches, bulk)
         amid += latencies
-        elsewhere = [one._replace(topic=_TOPIC, partition=0) for one in _updates()]
-        unread += _probed(probe, running, breaches, seconds, elsewhere)
+        bulk.load([one._replace(topic=_TOPIC, partition=0) for one in _updates()])
+        bulk.go()
+        unread += _probed(probe, running, breaches, seconds)
     return {IDLE: idle, AMID: amid, UNREAD: unread}
 
 
-def _burst(probe: Probe, running: Peer | Tidegate, breaches: Breaches) -> tuple[list[float], float]:
-    """Breaches of one partition while another one works off a burst of updates; and how many seconds that took."""
+def _burst(probe: Probe, running: Peer | Tidegate, breaches: Breaches, bulk: Bulk) -> tuple[list[float], float]:
+    """Breaches of one partition while another one works off the updates that ``bulk`` holds; and how many seconds that
+    took."""
     end = running.positions().get((PNL, _BURSTING), 0) + UPDATES
-    updates = _updates()
     began_s = ended_s = time.perf_counter()
 
     def is_over() -> bool:
@@ -95,50 +102,40 @@ def _burst(probe: Probe, running: Peer | Tidegate, breaches: Breaches) -> tuple[
         ended_s = time.perf_counter()
         return running.positions().get((PNL, _BURSTING), 0) >= end
 
-    return _amid(probe, running, breaches, updates, is_over), ended_s - began_s
+    bulk.go()
+    return _until(is_over, probe, running, breaches), ended_s - began_s
 
 
-def _probed(
-    probe: Probe, running: Peer | Tidegate, breaches: Breaches, seconds: float, updates: Sequence[Encoded] = ()
-) -> list[float]:
-    """Breaches of one partition for a time that begins with ``updates``."""
+def _probed(probe: Probe, running: Peer | Tidegate, breaches: Breaches, seconds: float) -> list[float]:
+    """Breaches of one partition for a time."""
     end = time.perf_counter() + seconds
 
     def is_over() -> bool:
         running.positions()  # as often as amid a burst: it asks the broker
         return time.perf_counter() >= end
 
-    return _amid(probe, running, breaches, updates, is_over)
+    return _until(is_over, probe, running, breaches)
 
 
-def _amid(
-    probe: Probe,
-    running: Peer | Tidegate,
-    breaches: Breaches,
-    updates: Sequence[Encoded],
-    is_over: Callable[[], bool],
-) -> list[float]:
-    """Breaches of one partition while and after ``updates`` are published."""
+def _until(is_over: Callable[[], bool], probe: Probe, running: Peer | Tidegate, breaches: Breaches) -> list[float]:
+    """Breaches of one partition, in ms each until it is locked."""
     accounts: list[str] = []
     next_at = time.perf_counter()
-    for number, one in enumerate(updates):
-        probe.send_in_bulk(one)
-        if number % 500 == 0 and time.perf_counter() >= next_at:
-            next_at = _breach(probe, breaches, accounts)
     while not is_over():
         running.process.check()
         if time.perf_counter() >= next_at:
-            next_at = _breach(probe, breaches, accounts)
+            accounts.append(_breach(probe, breaches))
+            next_at = time.perf_counter() + _PROBE_GAP_S
         time.sleep(0.005)
     return probe.latencies_ms(accounts, _DEADLINE_S, running.process.check)
 
 
-def _breach(probe: Probe, breaches: Breaches, accounts: list[str]) -> float:
-    """Send one; when the next is due."""
+def _breach(probe: Probe, breaches: Breaches) -> str:
+    """Send one; the account."""
     one = breaches.next(_PROBED)
-    accounts.append(one.key.decode())
-    probe.send(one, accounts[-1])
-    return time.perf_counter() + _PROBE_GAP_S
+    account = one.key.decode()
+    probe.send(one, account)
+    return account
 
 
 def _updates() -> list[Encoded]:

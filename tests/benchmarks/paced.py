@@ -71,7 +71,6 @@ class Probe:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._producer = Producer({"bootstrap.servers": setup.bootstrap, "linger.ms": 0, "acks": 1})
-        self._bulk = Producer({"bootstrap.servers": setup.bootstrap, "acks": 1})
         self._consumer = Consumer(reading_all(setup.bootstrap))
         places = [TopicPartition(setup.topic(topic), number) for topic in OUTPUTS for number in range(setup.partitions)]
         for place in places:
@@ -95,7 +94,6 @@ class Probe:
         self._thread.join()
         self._consumer.close()
         self._producer.flush(10)
-        self._bulk.flush(10)
 
     def send(self, one: Encoded, probe: str | None = None) -> None:
         """Publish now; ``probe`` is what its output will be known by."""
@@ -103,11 +101,6 @@ class Probe:
             self._sent[probe] = time.perf_counter()
         self._producer.produce(self._setup.topic(one.topic), one.value, one.key, one.partition)
         self._producer.poll(0)
-
-    def send_in_bulk(self, one: Encoded) -> None:
-        """Publish as another pipeline would: by a producer of its own, with the client's own batching."""
-        self._bulk.produce(self._setup.topic(one.topic), one.value, one.key, one.partition)
-        self._bulk.poll(0)
 
     def flush(self) -> None:
         self._producer.flush()

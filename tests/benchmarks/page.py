@@ -105,10 +105,10 @@ def _burst(results: dict[str, Any]) -> str:
     size = results["size"]
     return (
         "A breaching `pnl` of one partition until its `account-locked` is received, in ms, every 20 ms. *Idle*: no "
-        f"other load. *Amid a burst*: another partition works off {burst.UPDATES:,} updates of another producer. "
-        "*Burst unread*: the same burst goes to a topic that Tidegate does not read, which is what broker and load "
-        f"make of it on the core that they share. In turns, {size['bursts']} times in each of {size['rounds']} lives "
-        "of a worker.\n\n"
+        f"other load. *Amid a burst*: another partition works off {burst.UPDATES:,} updates of another process, which "
+        "takes only what the broker leaves of the core that they share. *Burst unread*: the same burst goes to a topic "
+        f"that Tidegate does not read, which is what broker and load make of it. In turns, {size['bursts']} times in "
+        f"each of {size['rounds']} lives of a worker.\n\n"
         f"{_percentiles(results)}\n"
     )
 

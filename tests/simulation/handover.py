@@ -506,10 +506,10 @@ class _Watched(Partition):
 
     is_settling = False
 
-    async def settle(self) -> None:
+    async def settle(self, *, batch_waits: bool) -> None:
         self.is_settling = True
         try:
-            await super().settle()
+            await super().settle(batch_waits=batch_waits)
         finally:
             self.is_settling = False
 

@@ -383,7 +383,7 @@ async def test_a_short_fold_gets_in_between_the_slices_of_a_long_one_and_another
     assert steps.index("short6") < steps.index("long12")
 
 
-async def test_it_settles_for_as_long_as_its_last_transaction_took_and_does_not_before_the_first() -> None:
+async def test_it_settles_for_as_long_as_its_last_transaction_took_unless_a_whole_batch_waits() -> None:
     class Slow(MemoryLog):
         async def commit(self) -> None:
             await asyncio.sleep(0.2)
@@ -392,10 +392,13 @@ async def test_it_settles_for_as_long_as_its_last_transaction_took_and_does_not_
     one = partition(Slow(Broker()), MemoryStore(expires))
     await one.open()
     with pytest.raises(StopIteration):
-        one.settle().send(None)
+        one.settle(batch_waits=False).send(None)
     await one.process({SIGNALS: [signal(0)]}, Rules())
     ended = time.perf_counter()
-    await one.settle()
+    gathering = asyncio.create_task(one.settle(batch_waits=False))
+    await one.settle(batch_waits=True)
+    assert not gathering.done()
+    await gathering
     assert time.perf_counter() - ended > 0.05
 
 

@@ -92,12 +92,14 @@ class FakePartition:
         self.opening.set()
         self.settled = asyncio.Event()
         self.settled.set()
+        self.settled_with_a_batch: list[bool] = []
         self.closed = False
 
     async def open(self) -> None:
         await self.opening.wait()
 
-    async def settle(self) -> None:
+    async def settle(self, *, batch_waits: bool) -> None:
+        self.settled_with_a_batch.append(batch_waits)
         await self.settled.wait()
 
     async def process(self, records: Any, _rules: Rules, _unreported: object) -> None:
@@ -339,6 +341,15 @@ async def test_a_partition_that_settles_is_released_as_soon_as_it_has(bench: Ben
     partition.settled.set()
     await asyncio.wait_for(releasing, 5)
     assert partition.closed
+
+
+async def test_a_partition_is_told_whether_a_whole_batch_waits_while_it_settles(bench: Bench) -> None:
+    await bench.serve(0)
+    bench.put(PNL, range(200))
+    partition = bench.partitions[0]
+    await is_applied(partition, 199)
+    assert [batch[PNL] for batch in partition.batches] == [64, 64, 64, 8]
+    assert partition.settled_with_a_batch == [True, True, False, False]
 
 
 async def test_a_partition_that_is_not_released_in_time_ends_the_worker() -> None:
