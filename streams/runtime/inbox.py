@@ -4,11 +4,13 @@ The rule that everything else serves: no signal is in a batch unless everything 
 and pnl is applied or in the same batch. A backlog therefore never approves an order past a lock that waits behind it.
 """
 
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 
 from streams.core.records import INPUTS, SIGNALS, Record
 
+_NEVER = (sys.maxsize, 0)
 NON_SIGNALS = tuple(topic for topic in INPUTS if topic != SIGNALS)
 
 
@@ -74,12 +76,13 @@ class Inbox:
                 return
             number = heads[0][1]
             topic = topics[number]
-            queue, sizes = self._queues[topic], self._sizes[topic]
+            queue, sizes, taken = self._queues[topic], self._sizes[topic], batch[topic]
             # The oldest topic goes on until another one's next record is older.
-            while queue and (len(heads) == 1 or (queue[0].timestamp_ms, number) < heads[1]):
+            until = heads[1] if len(heads) > 1 else _NEVER
+            while queue and (queue[0].timestamp_ms, number) < until:
                 if not left.spend(sizes[0]):
                     return
-                batch[topic].append(queue.popleft())
+                taken.append(queue.popleft())
                 self._bytes[topic] -= sizes.popleft()
 
 

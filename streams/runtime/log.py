@@ -147,10 +147,10 @@ class KafkaLog:
         sending = _Sending(self._open_producer())
         with self._fencing_told():
             for output in outputs:
-                await sending.add(self._place_of(output), output.key, output.value, output.timestamp_ms, output.headers)
+                sending.add(self._place_of(output), output.key, output.value, output.timestamp_ms, output.headers)
             for change in changes:
-                await sending.add(self._state, *state_record(change))
-            await sending.add(self._journal, None, journal)
+                sending.add(self._state, *state_record(change))
+            sending.add(self._journal, None, journal)
             return (await sending.finish()).get(self._state, -1)
 
     async def commit(self) -> None:
@@ -195,9 +195,10 @@ class _Sending:
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer
         self._open: dict[TopicPartition, BatchBuilder] = {}
+        self._packed: list[tuple[TopicPartition, BatchBuilder]] = []
         self._sent: list[tuple[TopicPartition, int, asyncio.Future[RecordMetadata]]] = []
 
-    async def add(
+    def add(
         self,
         place: TopicPartition,
         key: bytes | None,
@@ -206,18 +207,19 @@ class _Sending:
         headers: Sequence[tuple[str, bytes]] = (),
     ) -> None:
         listed = list(headers)  # aiokafka takes nothing else
-        batch = self._open.get(place)
-        if batch is None:
-            batch = self._open[place] = self._producer.create_batch()
+        batch = self._open.get(place) or self._new_batch(place)
         if batch.append(timestamp=timestamp_ms, key=key, value=value, headers=listed) is None:
             # Full. An empty batch takes a record of any size; a broker that finds it too large refuses it.
-            await self._submit(place, batch)
-            batch = self._open[place] = self._producer.create_batch()
-            batch.append(timestamp=timestamp_ms, key=key, value=value, headers=listed)
+            self._new_batch(place).append(timestamp=timestamp_ms, key=key, value=value, headers=listed)
+
+    def _new_batch(self, place: TopicPartition) -> BatchBuilder:
+        batch = self._open[place] = self._producer.create_batch()
+        self._packed.append((place, batch))
+        return batch
 
     async def finish(self) -> dict[TopicPartition, int]:
-        """Submit what is open and wait for all. Returns the offset after the last record, by partition."""
-        for place, batch in self._open.items():
+        """Submit everything and wait for it. Returns the offset after the last record, by partition."""
+        for place, batch in self._packed:
             await self._submit(place, batch)
         ends: dict[TopicPartition, int] = {}
         # A transaction commits although one of its sends failed: each future has to be looked at.

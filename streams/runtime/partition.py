@@ -70,6 +70,7 @@ class Limits(NamedTuple):
     transaction_deadline_ms: int
     forget_slack_ms: int
     forget_max_per_batch: int
+    """Beyond as many as the batch remembers."""
 
 
 class Partition:
@@ -246,9 +247,11 @@ class Partition:
             # There time is what the records say, and one that is far ahead would forget what others may still repeat.
             # Replays and demos end before that costs anything.
             return []
-        due = self._store.due(batch.wall_ms - self._limits.forget_slack_ms, self._limits.forget_max_per_batch)
-        renewed = {change.key for change in commit.changes if change.table == DECISIONS} if due else set()
-        forgotten = [Change(DECISIONS, key, None) for key, _ in due if key not in renewed]
+        remembered = {change.key for change in commit.changes if change.table == DECISIONS}
+        # More than the batch remembers, or a worker that stays behind would hold ever more of them.
+        limit = len(remembered) + self._limits.forget_max_per_batch
+        due = self._store.due(batch.wall_ms - self._limits.forget_slack_ms, limit)
+        forgotten = [Change(DECISIONS, key, None) for key, _ in due if key not in remembered]
         self._metrics.forgotten_ids += len(forgotten)
         return forgotten
 

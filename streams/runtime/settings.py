@@ -136,6 +136,7 @@ class Settings:
     forget_slack_ms: int = 3_600_000
     """How long an expired id is kept on: covers clocks that differ between workers, and records out of order."""
     forget_max_per_batch: int = 200
+    """Ids that are forgotten with a batch, beyond as many as it remembers."""
     accept_gaps: bool = False
     """Go on although retention deleted input that was never applied. Positions and equity may then be wrong."""
 

@@ -257,23 +257,25 @@ def remembered(broker: Broker) -> dict[bytes, bool]:
     return {one.key: one.value is None for one in broker.changelog if one is not None and one.table == DECISIONS}
 
 
-async def test_ids_are_forgotten_a_slack_after_their_expiry_a_few_at_a_time() -> None:
+async def test_ids_are_forgotten_a_slack_after_their_expiry_a_few_more_at_a_time_than_are_remembered() -> None:
     broker, store = Broker(), MemoryStore(expires)
     one = await opened(broker, store)
     gone = NOW_MS - HOUR_MS - 1
     await one.process(
-        {SIGNALS: [signal(n, expires_ms=gone) for n in range(3)] + [signal(3, expires_ms=gone + 1)]}, Rules()
+        {SIGNALS: [signal(n, expires_ms=gone) for n in range(9)] + [signal(9, expires_ms=gone + 1)]}, Rules()
     )
     assert not any(remembered(broker).values())
-    await one.process({SIGNALS: [signal(4)]}, Rules())
-    assert sum(remembered(broker).values()) == 2
-    for offset in (5, 6):
+    await one.process({SIGNALS: [signal(10)]}, Rules())
+    assert sum(remembered(broker).values()) == 3
+    await one.process({SIGNALS: [signal(11), signal(12)]}, Rules())
+    assert sum(remembered(broker).values()) == 7
+    for offset in (13, 14):
         await one.process({SIGNALS: [signal(offset)]}, Rules())
     assert {key for key, forgotten in remembered(broker).items() if forgotten} == {
-        b"a\0signal\0s-%d" % n for n in range(3)
+        b"a\0signal\0s-%d" % n for n in range(9)
     }
     assert store.get(DECISIONS, b"a\0signal\0s-0") is None
-    assert store.get(DECISIONS, b"a\0signal\0s-3") is not None
+    assert store.get(DECISIONS, b"a\0signal\0s-9") is not None
 
 
 async def test_an_id_that_is_remembered_anew_is_kept() -> None:
