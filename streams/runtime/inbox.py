@@ -4,13 +4,13 @@ The rule that everything else serves: no signal is in a batch unless everything 
 and pnl is applied or in the same batch. A backlog therefore never approves an order past a lock that waits behind it.
 """
 
-import sys
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 
 from streams.core.records import INPUTS, SIGNALS, Record
 
-_NEVER = (sys.maxsize, 0)
+_NEVER = (math.inf, 0)
 NON_SIGNALS = tuple(topic for topic in INPUTS if topic != SIGNALS)
 
 

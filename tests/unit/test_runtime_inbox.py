@@ -56,6 +56,13 @@ def test_a_backlog_is_taken_oldest_first_with_ties_for_what_may_forbid() -> None
     assert taken == [CONTROLS, FILLS, PNL, PNL]
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("topic", [CONTROLS, SIGNALS])
+def test_any_timestamp_that_kafka_takes_is_taken(topic: str) -> None:
+    extremes = [record(topic, 0, 2**63 - 1), record(topic, 1, -1)]
+    assert inbox_with(*extremes).take(known_are_read=True, **PLENTY) == {topic: extremes}
+
+
 def test_bytes_bound_a_batch_but_one_record_always_goes() -> None:
     large = record(PNL, 0, value=b"x" * 500)
     inbox = inbox_with(large, record(PNL, 1))
