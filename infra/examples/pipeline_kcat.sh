@@ -30,12 +30,23 @@ settings() {
     fi
 }
 
+# Passes on what kcat says, as it says it. Status 1 if its producer was refused as a whole: kcat may end with 0 then, and
+# with nothing sent.
+told() {
+    local refused=0 line
+    while IFS= read -r line; do
+        printf '%s\n' "$line" >&2
+        [[ $line != *'FATAL CLIENT ERROR'* ]] || refused=1
+    done
+    return "$refused"
+}
+
 case ${1:-} in
 send)
     # Key and value on one line, a tab between them; a signal without account has an empty key, which -Z makes none.
     jq --raw-output --compact-output '"\(.account_id // "")\t\(tojson)"' |
         kcat -F <(settings) -P -t "${prefix}signals" -K '\t' -Z \
-            -X partitioner=murmur2_random -X enable.idempotence=true -X message.timeout.ms=10000
+            -X partitioner=murmur2_random -X enable.idempotence=true -X message.timeout.ms=10000 2>&1 | told
     ;;
 decisions)
     # Read committed: what an aborted transaction of the gate has written was never decided. A group of its own that keeps

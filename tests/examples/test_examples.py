@@ -250,6 +250,24 @@ def test_kcat_says_when_it_may_not_send(stage: Stage) -> None:
     assert "uthoriz" in errors
 
 
+def test_a_signal_that_kcat_drops_without_a_word_in_its_status_is_told(tmp_path: Path) -> None:
+    """kcat 1.7 leaves its loop at a fatal error before it looks at what was delivered, if that comes a moment later."""
+    require_program("jq", "bash")
+    kcat = tmp_path / "kcat"
+    kcat.write_text("#!/bin/sh\ncat > /dev/null\necho '% FATAL CLIENT ERROR: Cluster authorization failed' >&2\n")
+    kcat.chmod(0o755)
+    result = subprocess.run(
+        ["bash", str(EXAMPLES / "pipeline_kcat.sh"), "send"],
+        input=json.dumps(order("cat", "s-dropped")),
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "TIDEGATE_BROKER": "kafka://localhost:1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "% FATAL CLIENT ERROR: Cluster authorization failed\n"
+
+
 def test_kcats_password_is_on_no_command_line(stage: Stage) -> None:
     require_program("kcat", "jq", "bash")
     password = (stage.directory / "pipeline.password").read_text()
