@@ -148,11 +148,7 @@ class Session:
     # -- where it begins
 
     async def _assign(self, consumer: AIOKafkaConsumer, opened: Opened) -> Opened:
-        places = [
-            TopicPartition(self._names.physical(topic), number)
-            for topic in MIRRORED
-            for number in range(self._layout.counts[topic])
-        ]
+        places = [place for topic in MIRRORED for place in self._layout.places(self._names, topic)]
         consumer.assign([*places, self._policies])
         ends = await consumer.end_offsets([*places, self._policies])
         firsts = await consumer.beginning_offsets(places)

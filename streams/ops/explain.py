@@ -118,7 +118,7 @@ class _Topics:
         """All partitions of a topic, or the one of an account."""
         if account is not None:
             return [self.place(topic, self.layout.partition_in(topic, account))]
-        return [self.place(topic, number) for number in range(self.layout.counts[topic])]
+        return self.layout.places(self._names, topic)
 
     def place(self, topic: str, partition: int) -> TopicPartition:
         return TopicPartition(self._names.physical(topic), partition)

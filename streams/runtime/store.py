@@ -189,7 +189,7 @@ class RocksEnvironment:
         # An eighth of the buffer by default: some thirty partitions' first few records would use the whole budget up.
         options.set_arena_block_size(256 * 1024)
         options.set_max_write_buffer_number(2)
-        # New ids are looked up in vain: without it at the cost of a search among all that is not flushed yet. 80 KiB.
+        # Most ids that are looked up are new: 80 KiB a buffer save the search among all that is not flushed yet.
         options.set_memtable_whole_key_filtering(True)
         options.set_memtable_prefix_bloom_ratio(0.01)
         options.set_target_file_size_base(4 * 1024 * 1024)

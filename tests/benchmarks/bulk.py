@@ -37,7 +37,7 @@ class Bulk:
         return self
 
     def load(self, events: Sequence[Encoded]) -> None:
-        """Hand a burst over, without publishing it yet. Raises EOFError if the process has ended."""
+        """Hand a burst over, without publishing it yet. Raises EOFError or OSError if the process has ended."""
         self._orders.send([(self._setup.topic(one.topic), one.value, one.key, one.partition) for one in events])
         self._orders.recv()
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from infra.brokers import Broker
-from streams.runtime import kafka as clients
 from streams.runtime.committed import create_committed_app, or_crash, raw_topic
-from tests.integration.support import Names, create_topic, produce, wait_for
+from tests.integration.support import Names, create_topic, produce, produce_in_transaction, wait_for
 from tests.integration.workers import settings_for
 
 DEADLINE_S = 30.0
@@ -27,13 +26,8 @@ async def test_an_agent_sees_no_record_of_a_transaction_that_never_happened(
         async for value in values:
             seen.append(value)  # noqa: PERF401 - the stream never ends
 
-    producer = clients.producer(settings, transactional_id=topics.app_id)
-    async with producer:
-        await producer.begin_transaction()
-        await producer.send_and_wait(topic, b"aborted")
-        await producer.abort_transaction()
-        async with producer.transaction():
-            await producer.send_and_wait(topic, b"committed")
+    await produce_in_transaction(kafka.bootstrap, topic, [(None, b"aborted")], commit=False)
+    await produce_in_transaction(kafka.bootstrap, topic, [(None, b"committed")], commit=True)
     await produce(kafka.bootstrap, topic, [(None, b"plain")])
     await app.start()
     try:

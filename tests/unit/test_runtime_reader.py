@@ -347,7 +347,7 @@ async def test_a_partition_is_told_whether_a_whole_batch_waits_while_it_settles(
     await bench.serve(0)
     bench.put(PNL, range(200))
     partition = bench.partitions[0]
-    await is_applied(partition, 199)
+    await wait_for(lambda: len(partition.settled_with_a_batch) == 4, 5, "four batches")
     assert [batch[PNL] for batch in partition.batches] == [64, 64, 64, 8]
     assert partition.settled_with_a_batch == [True, True, False, False]
 
